@@ -1,0 +1,1 @@
+//! Anomalies in, diagnosis out, by rules. Pure.

@@ -1,0 +1,1 @@
+//! The log trait and the embedded segment log.

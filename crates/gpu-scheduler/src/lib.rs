@@ -1,0 +1,1 @@
+//! The byte ledger, the leases and the one actor that owns the engine thread.

@@ -1,0 +1,3 @@
+//! The `kintsugi` command.
+
+fn main() {}

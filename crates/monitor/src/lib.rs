@@ -1,0 +1,1 @@
+//! Metrics in, baselines, health and anomalies out. Pure.

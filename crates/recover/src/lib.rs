@@ -1,0 +1,1 @@
+//! Diagnosis in, recovery plan out: policies, breakers, budgets. Pure.

@@ -1,0 +1,1 @@
+//! The actix actors: node, partition, agent, journal and healing stages.

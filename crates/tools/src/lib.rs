@@ -1,0 +1,1 @@
+//! The tool trait, registry, limits and idempotency; SQL and HTTP tools declared in TOML.

@@ -1,0 +1,1 @@
+//! How the shipped model is made: traces, tokenizer, training, evaluation, export.

@@ -1,0 +1,1 @@
+//! What several scenario tests share.
