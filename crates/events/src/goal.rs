@@ -1,0 +1,116 @@
+//! Goals in, results out.
+
+use kintsugi_types::{AgentId, AgentKind, EffectId, GoalId, Score, TenantId, Timestamp, TokenUsage, ToolName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What one goal may spend. A missing limit means the agent kind's own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GoalBudget {
+    /// US dollars, by the price table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd: Option<f64>,
+    /// Tokens of prompts and completions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
+    /// Seconds from the first step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// What a producer asks an agent to achieve. Only `text` is required.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Goal {
+    /// Unique per tenant, and per agent where one is named; made up where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<GoalId>,
+    /// The kind of agent that shall work it; the node's first kind where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<AgentKind>,
+    /// The one agent that shall work it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The goal in words.
+    pub text: String,
+    /// Whose goal it is.
+    #[serde(default)]
+    pub tenant: TenantId,
+    /// How urgent it is, in [0, 1].
+    #[serde(default = "middle_urgency")]
+    pub urgency: Score,
+    /// When an answer is of no more use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// What it may spend.
+    #[serde(default)]
+    pub budget: GoalBudget,
+    /// Facts for the agent and its tools; shown in the prompt, bound to tool parameters.
+    #[serde(default)]
+    pub input: Map<String, Value>,
+    /// What is right, for evaluation only: neither agent nor model ever sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Value>,
+    /// Whatever else the producer wrote: kept and ignored.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+fn middle_urgency() -> Score {
+    Score::new(0.5)
+}
+
+/// How a goal ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GoalStatus {
+    /// The agent finished it.
+    Completed,
+    /// A limit, a deadline or an unknown outcome ended it; what was done stands in `actions`.
+    Partial,
+    /// Nothing more could be tried.
+    Failed,
+}
+
+/// One tool call in a result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ResultAction {
+    /// The effect's id.
+    pub effect: EffectId,
+    /// The tool.
+    pub tool: ToolName,
+    /// Its arguments, as the model gave them.
+    pub args: Value,
+    /// Whether it succeeded.
+    pub ok: bool,
+}
+
+/// The end of a goal. Every acknowledged goal has exactly one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GoalResult {
+    /// Which goal.
+    pub goal: GoalId,
+    /// Who worked it.
+    pub agent: AgentId,
+    /// How it ended.
+    pub status: GoalStatus,
+    /// The answer, where there is one.
+    pub answer: Option<String>,
+    /// The tool calls, in order.
+    pub actions: Vec<ResultAction>,
+    /// Why it is not completed.
+    pub reason: Option<String>,
+    /// Steps taken.
+    pub steps: u32,
+    /// Tokens taken.
+    pub tokens: TokenUsage,
+    /// What it cost by the price table.
+    pub usd: f64,
+    /// From the first step to the end, in milliseconds.
+    pub wall_ms: u64,
+    /// Recoveries that the agent went through for it.
+    pub seams: u32,
+}
