@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::goal::{Goal, GoalStatus};
-use crate::healing::{RecoveryAction, RecoveryPhase};
+use crate::healing::{Recovery, RecoveryPhase};
 
 /// How well an agent is, apart from whether it has work.
 #[derive(
@@ -232,18 +232,12 @@ pub enum AgentEvent {
     /// A recovery was taken up, and changes the run as its action says.
     #[serde(rename = "recovery.applied")]
     RecoveryStarted {
-        /// Its id.
-        recovery: RecoveryId,
-        /// What is done.
-        action: RecoveryAction,
+        /// The recovery as it was planned, so that its later phases can be told.
+        plan: Box<Recovery>,
+        /// When it was planned.
+        planned_at: Timestamp,
         /// When the agent goes on.
         resume_at: Timestamp,
-        /// Health when the fault was found.
-        health_before: Option<Score>,
-        /// How many of the newest turns are kept, where the context is pruned.
-        turns_kept: Option<u32>,
-        /// The recovery as it was planned, so that its later phases can be told.
-        plan: Box<crate::healing::Recovery>,
     },
     /// A recovery came to its end for this agent.
     #[serde(rename = "recovery.closed")]
