@@ -7,6 +7,7 @@ pub mod agent;
 pub mod envelope;
 pub mod goal;
 pub mod healing;
+pub mod health;
 pub mod operations;
 pub mod payload;
 pub mod schema;
