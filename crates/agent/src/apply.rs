@@ -1,0 +1,255 @@
+//! `apply`: the state after an event. Total: every event that a journal holds can be applied, and nothing else
+//! but the event and the state decides what comes out.
+
+use kintsugi_events::{AgentEvent, Checkpoint, GoalEnd, ObservationRecord, Recovery, RecoveryAction, ThoughtRecord};
+use kintsugi_types::{ErrorTier, GoalId, RecoveryId, Score, Timestamp, TokenUsage};
+
+use crate::effect::OpenCall;
+use crate::state::{
+    AgentState, DoneCall, OpenRecovery, Phase, RECOVERIES_REMEMBERED, RollbackPoint, Run, StepSoFar,
+    THOUGHTS_REMEMBERED, Turn,
+};
+
+/// How many turns stay when a recovery prunes the context and does not say otherwise.
+pub const TURNS_KEPT: usize = 10;
+
+impl AgentState {
+    /// Folds the next journal event in and counts the sequence on.
+    pub fn apply(&mut self, event: &AgentEvent) {
+        self.sequence += 1;
+        match event {
+            AgentEvent::Created { kind, tenant } => {
+                self.kind = kind.clone();
+                self.tenant = tenant.clone();
+            }
+            AgentEvent::GoalAccepted { goal } => self.queue.push_back(goal.clone()),
+            AgentEvent::GoalStarted { goal, at, seed } => self.start_goal(goal, *at, *seed),
+            AgentEvent::GoalEnded(end) => self.end_goal(end),
+            AgentEvent::CheckpointTaken(checkpoint) => self.take_checkpoint(checkpoint),
+            AgentEvent::RecoveryStarted { plan, planned_at, resume_at } => {
+                self.start_recovery(plan, *planned_at, *resume_at);
+            }
+            AgentEvent::RecoveryEnded { recovery, phase } => {
+                self.remember_recovery(*recovery);
+                if let Some(run) = &mut self.run
+                    && run.recovery.take_if(|open| open.plan.recovery == *recovery).is_some()
+                    && *phase == kintsugi_events::RecoveryPhase::Completed
+                {
+                    run.seams += 1;
+                }
+            }
+            AgentEvent::Quarantined { reason } => {
+                self.quarantined = Some(reason.clone());
+                self.health = Score::ZERO;
+                self.health_state = kintsugi_events::HealthState::Failed;
+            }
+            AgentEvent::Resumed { .. } => {
+                self.quarantined = None;
+                self.health = Score::ONE;
+                self.health_state = kintsugi_events::HealthState::Healthy;
+            }
+            of_the_run => {
+                if let Some(run) = &mut self.run {
+                    run.apply(of_the_run);
+                }
+            }
+        }
+    }
+
+    fn start_goal(&mut self, goal: &GoalId, at: Timestamp, seed: u64) {
+        let waiting = self.queue.iter().position(|queued| queued.id.as_ref() == Some(goal));
+        if let Some(goal_taken) = waiting.and_then(|place| self.queue.remove(place)) {
+            self.run = Some(Run {
+                goal: goal_taken,
+                goal_id: goal.clone(),
+                started_at: at,
+                seed,
+                step: 0,
+                phase: Phase::Ready,
+                call: None,
+                turns: Vec::new(),
+                thoughts: std::collections::VecDeque::new(),
+                calls: Vec::new(),
+                tokens: TokenUsage::default(),
+                so_far: StepSoFar::default(),
+                malformed_in_row: 0,
+                refused_in_row: 0,
+                thinks_in_step: 0,
+                simple_reply: false,
+                seams: 0,
+                rollback: None,
+                recovery: None,
+                last_error: None,
+            });
+        }
+    }
+
+    fn end_goal(&mut self, end: &GoalEnd) {
+        self.goals_ended += 1;
+        if self.run.take_if(|run| run.goal_id == end.goal).is_none() {
+            self.queue.retain(|queued| queued.id.as_ref() != Some(&end.goal));
+        }
+    }
+
+    fn take_checkpoint(&mut self, checkpoint: &Checkpoint) {
+        self.health = checkpoint.health;
+        self.health_state = checkpoint.health_state;
+        self.step_ms_average = Some(checkpoint.step_ms_average);
+        if let Some(run) = &mut self.run {
+            run.rollback =
+                Some(RollbackPoint { step: checkpoint.step, turns: run.turns.len(), health: checkpoint.health });
+            run.thinks_in_step = 0;
+            run.so_far = StepSoFar::default();
+        }
+    }
+
+    fn start_recovery(&mut self, plan: &Recovery, planned_at: Timestamp, resume_at: Timestamp) {
+        self.remember_recovery(plan.recovery);
+        let state_before = self.health_state;
+        if let Some(run) = &mut self.run {
+            run.recovery = Some(OpenRecovery { plan: Box::new(plan.clone()), planned_at, state_before });
+            run.mend(plan, resume_at);
+        }
+        self.health_state = kintsugi_events::HealthState::Recovering;
+    }
+
+    fn remember_recovery(&mut self, recovery: RecoveryId) {
+        if self.recoveries.contains(&recovery) {
+            return;
+        }
+        if self.recoveries.len() == RECOVERIES_REMEMBERED {
+            self.recoveries.pop_front();
+        }
+        self.recoveries.push_back(recovery);
+    }
+}
+
+impl Run {
+    fn apply(&mut self, event: &AgentEvent) {
+        match event {
+            AgentEvent::ThinkRequested { effect, step, attempt, sampling_seed } => {
+                self.step = *step;
+                self.thinks_in_step += 1;
+                self.phase =
+                    Phase::Thinking { effect: *effect, attempt: *attempt, sampling_seed: *sampling_seed };
+            }
+            AgentEvent::ThoughtRecorded(thought) => self.record_thought(thought),
+            AgentEvent::ThinkFailed { error, .. } => {
+                self.phase = Phase::Ready;
+                self.last_error = Some(error.clone());
+            }
+            AgentEvent::ActionRequested { effect, call, safety, .. } => {
+                self.call =
+                    Some(OpenCall { effect: *effect, call: call.clone(), safety: *safety, attempt: 1 });
+                self.phase = Phase::Acting;
+            }
+            AgentEvent::ActionRetried { attempt, .. } => {
+                if let Some(call) = &mut self.call {
+                    call.attempt = *attempt;
+                    self.phase = Phase::Acting;
+                }
+            }
+            AgentEvent::ObservationRecorded(observation) => self.record_observation(observation),
+            AgentEvent::OutcomeUnknown { .. } => {
+                self.phase = Phase::Ready;
+                self.close_call(false, "the outcome is unknown".into());
+            }
+            AgentEvent::Parked { reason, until, error, .. } => {
+                self.phase = Phase::Parked { until: *until, reason: *reason };
+                self.last_error = Some(error.clone());
+            }
+            // The others change the agent, not the run.
+            _ => {}
+        }
+    }
+
+    fn record_thought(&mut self, thought: &ThoughtRecord) {
+        self.phase = Phase::Ready;
+        self.tokens += thought.tokens;
+        self.so_far.tokens += thought.tokens;
+        self.so_far.confidence = thought.confidence;
+        self.so_far.queue_ms += thought.queue_ms;
+        self.so_far.think_ms += thought.think_ms;
+        if thought.malformed.is_some() {
+            self.malformed_in_row += 1;
+            self.last_error.clone_from(&thought.malformed);
+            return;
+        }
+        self.malformed_in_row = 0;
+        self.turns.push(Turn::Said(thought.text.clone()));
+        if let Some(text) = &thought.thought {
+            self.thoughts.truncate(THOUGHTS_REMEMBERED - 1);
+            self.thoughts.push_front(text.clone());
+        }
+    }
+
+    fn record_observation(&mut self, observation: &ObservationRecord) {
+        self.phase = Phase::Ready;
+        self.so_far.tool_ms += observation.tool_ms;
+        if !is_shown_to_model(observation) {
+            self.last_error = Some(observation.output.to_string());
+            return;
+        }
+        self.turns.push(Turn::Observed(observation.output.clone()));
+        self.refused_in_row = if observation.ok { 0 } else { self.refused_in_row + 1 };
+        if observation.replayed {
+            self.call = None;
+        } else {
+            self.close_call(observation.ok, observation.output.clone());
+        }
+    }
+
+    /// Moves the open call to the ended ones.
+    fn close_call(&mut self, ok: bool, output: std::sync::Arc<str>) {
+        if let Some(OpenCall { effect, call, safety, .. }) = self.call.take() {
+            self.calls.push(DoneCall { effect, call, ok, write: safety.is_write(), output });
+        }
+    }
+
+    /// Changes the run as a recovery's action says. An unapplicable action leaves it as it is, and waits.
+    fn mend(&mut self, plan: &Recovery, resume_at: Timestamp) {
+        match plan.action {
+            RecoveryAction::ResetState | RecoveryAction::CacheRollback => {
+                let turns_kept = self.rollback.map_or(0, |point| point.turns);
+                self.turns.truncate(turns_kept);
+                self.close_failed_call();
+            }
+            RecoveryAction::PruneContext => {
+                let wanted = plan.parameters.get("turns_kept").and_then(serde_json::Value::as_u64);
+                let kept = wanted.and_then(|kept| usize::try_from(kept).ok()).unwrap_or(TURNS_KEPT);
+                self.turns.drain(..self.turns.len().saturating_sub(kept));
+                self.rollback = self.rollback.map(|point| RollbackPoint { turns: self.turns.len(), ..point });
+            }
+            RecoveryAction::RepairToolCall | RecoveryAction::ForceReplan => {
+                self.close_failed_call();
+                let error = self.last_error.as_deref().unwrap_or("choose another way");
+                let told = serde_json::json!({ "error": error }).to_string();
+                self.turns.push(Turn::Observed(told.into()));
+            }
+            RecoveryAction::DegradeGracefully => {
+                self.close_failed_call();
+                self.simple_reply = true;
+            }
+            RecoveryAction::Retry
+            | RecoveryAction::RetryWithBackoff
+            | RecoveryAction::CircuitBreaker
+            | RecoveryAction::ModelDownshift
+            | RecoveryAction::AgentRedistribute
+            | RecoveryAction::RebuildEngine
+            | RecoveryAction::NotifyHuman
+            | RecoveryAction::Monitor => {}
+        }
+        self.phase = Phase::Waiting { until: resume_at };
+    }
+
+    fn close_failed_call(&mut self) {
+        let error = self.last_error.clone().unwrap_or_else(|| "given up".to_owned());
+        self.close_call(false, error.into());
+    }
+}
+
+/// Whether an observation becomes part of the conversation. A transient or fatal failure does not: it is the
+/// system's to mend, and the model could only be confused by it.
+pub fn is_shown_to_model(observation: &ObservationRecord) -> bool {
+    observation.ok || observation.error_tier == Some(ErrorTier::Recoverable)
+}

@@ -1,0 +1,138 @@
+//! Asking the model, and what its answer leads to.
+
+use std::sync::Arc;
+
+use kintsugi_events::{AgentEvent, GoalStatus, ParkReason, ThoughtRecord};
+use kintsugi_types::{Completion, EffectId, ErrorTier, FinishReason, ToolName};
+
+use super::Decider;
+use crate::command::ThinkOutcome;
+use crate::prompt::{Action, DecisionError, read_decision};
+use crate::state::Phase;
+
+/// How often an inference that failed transiently is tried again at once.
+const THINK_RETRIES_AT_ONCE: u32 = 2;
+
+impl Decider<'_> {
+    /// Asks the model for the action of `step`, unless a budget is spent.
+    pub(super) fn think(&mut self, step: u32) {
+        if let Some(limit) = self.spent_budget(step) {
+            self.end_goal(GoalStatus::Partial, None, Some(limit));
+            return;
+        }
+        let Some(run) = &self.state.run else { return };
+        let sampling_seed = mix(run.seed, step, run.thinks_in_step);
+        let effect = EffectId::new(self.context.ids);
+        self.journal(AgentEvent::ThinkRequested { effect, step, attempt: 1, sampling_seed });
+    }
+
+    pub(super) fn think_done(&mut self, effect: EffectId, attempt: u32, outcome: ThinkOutcome) {
+        let is_awaited = self.state.run.as_ref().is_some_and(|run| {
+            matches!(run.phase, Phase::Thinking { effect: e, attempt: a, .. } if e == effect && a == attempt)
+        });
+        if !is_awaited {
+            return;
+        }
+        match outcome {
+            ThinkOutcome::Answered { completion, queue_ms } => self.answered(effect, completion, queue_ms),
+            ThinkOutcome::Failed { tier, error } => self.think_failed(effect, attempt, tier, error),
+        }
+    }
+
+    fn answered(&mut self, effect: EffectId, completion: Completion, queue_ms: f64) {
+        let Some(step) = self.state.run.as_ref().map(|run| run.step) else { return };
+        let read = if completion.finish == FinishReason::Length {
+            Err(DecisionError::Malformed { reason: "was cut at the token limit".to_owned() })
+        } else {
+            read_decision(&completion.text, &self.context.config.tools)
+        };
+        let (thought, action, malformed) = match read {
+            Ok(decision) => (Some(decision.thought), Some(decision.action), None),
+            Err(error) => (None, None, Some(format!("the model's output {error}"))),
+        };
+        self.journal(AgentEvent::ThoughtRecorded(ThoughtRecord {
+            effect,
+            step,
+            text: Arc::from(completion.text),
+            thought,
+            confidence: completion.confidence,
+            tokens: completion.usage,
+            queue_ms,
+            think_ms: completion.think_ms,
+            malformed: malformed.clone(),
+        }));
+        match action {
+            Some(Action::Finish { answer }) => {
+                self.complete_step(None);
+                self.end_goal(GoalStatus::Completed, Some(answer), None);
+            }
+            Some(Action::Call(call)) => self.request_action(call),
+            None => {
+                let error = malformed.unwrap_or_default();
+                self.close_recovery_as_failed("the output could not be read again");
+                self.measure_red_step(None, true);
+                self.park_or_give_up(
+                    ParkReason::MalformedOutput,
+                    error,
+                    self.state.run.as_ref().map_or(0, |run| run.malformed_in_row),
+                );
+            }
+        }
+    }
+
+    fn think_failed(&mut self, effect: EffectId, attempt: u32, tier: ErrorTier, error: String) {
+        let Some(run) = &self.state.run else { return };
+        let step = run.step;
+        let Phase::Thinking { sampling_seed, .. } = run.phase else { return };
+        self.journal(AgentEvent::ThinkFailed { effect, attempt, error: error.clone() });
+        if tier == ErrorTier::Transient && attempt <= THINK_RETRIES_AT_ONCE {
+            self.journal(AgentEvent::ThinkRequested { effect, step, attempt: attempt + 1, sampling_seed });
+        } else if tier == ErrorTier::Transient {
+            let tries = self.state.run.as_ref().map_or(0, |run| run.thinks_in_step);
+            self.park_or_give_up(ParkReason::ThinkFailed, format!("the inference failed: {error}"), tries);
+        } else {
+            self.end_goal(GoalStatus::Partial, None, Some(format!("the inference cannot be done: {error}")));
+        }
+    }
+
+    /// The budget that is spent, in words, if beginning `step` would pass one.
+    fn spent_budget(&self, step: u32) -> Option<String> {
+        let run = self.state.run.as_ref()?;
+        let limits = &self.context.config.limits;
+        let wanted = &run.goal.budget;
+        let steps_max = wanted.steps.unwrap_or(limits.steps_max);
+        if step > steps_max {
+            return Some(format!("the budget of {steps_max} steps is spent"));
+        }
+        let tokens_max = wanted.tokens.unwrap_or(limits.tokens_max);
+        if run.tokens.prompt + run.tokens.completion >= tokens_max {
+            return Some(format!("the budget of {tokens_max} tokens is spent"));
+        }
+        let seconds_max = wanted.seconds.unwrap_or(limits.seconds_max);
+        let elapsed = self.context.now.signed_duration_since(run.started_at);
+        if elapsed.num_milliseconds() as f64 > seconds_max * 1000.0 {
+            return Some(format!("the budget of {seconds_max} seconds is spent"));
+        }
+        let usd_max = wanted.usd.unwrap_or(limits.usd_max);
+        if self.usd(&run.tokens) >= usd_max {
+            return Some(format!("the budget of {usd_max} US dollars is spent"));
+        }
+        if run.goal.deadline.is_some_and(|deadline| deadline <= self.context.now) {
+            return Some("the goal's deadline has passed".to_owned());
+        }
+        None
+    }
+
+    /// Whether the kind has a tool of that name.
+    pub(super) fn safety_of(&self, tool: &ToolName) -> Option<kintsugi_types::ToolSafety> {
+        self.context.config.tool(tool).map(|spec| spec.safety)
+    }
+}
+
+/// A seed for one draw of a run: `SplitMix64` over the run's seed, the step and how often it was drawn.
+fn mix(seed: u64, step: u32, draw: u32) -> u64 {
+    let mut mixed = seed ^ (u64::from(step) << 32 | u64::from(draw)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
