@@ -127,11 +127,6 @@ impl Payload {
             .strip_prefix("dev.kintsugi.")
             .and_then(|rest| rest.strip_suffix(".v1"))
             .ok_or_else(unknown)?;
-        fn read<T: DeserializeOwned>(event_type: &str, json: &[u8]) -> Result<Box<T>, PayloadError> {
-            serde_json::from_slice(json)
-                .map(Box::new)
-                .map_err(|source| PayloadError::Malformed { event_type: event_type.to_owned(), source })
-        }
         Ok(match name {
             "goal.published" => Self::Goal(read(event_type, json)?),
             "result.completed" | "result.shortened" | "result.failed" => Self::Result(read(event_type, json)?),
@@ -162,6 +157,12 @@ impl Payload {
             Self::DeadLetter(inner) => visit.visit(inner),
         }
     }
+}
+
+fn read<T: DeserializeOwned>(event_type: &str, json: &[u8]) -> Result<Box<T>, PayloadError> {
+    serde_json::from_slice(json)
+        .map(Box::new)
+        .map_err(|source| PayloadError::Malformed { event_type: event_type.to_owned(), source })
 }
 
 /// One thing to do with whatever a payload holds.

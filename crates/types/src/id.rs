@@ -41,19 +41,60 @@ impl SeededIds {
 impl IdSource for SeededIds {
     fn next_uuid(&mut self) -> Uuid {
         self.count += 1;
-        // SplitMix64 (Steele, Lea, Flood 2014).
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^= mixed >> 31;
-        let low = mixed.to_be_bytes();
+        self.state = mix64(self.state);
+        let low = self.state.to_be_bytes();
         let mut random = [0u8; 10];
         for (place, byte) in random.iter_mut().zip(low.iter().chain(self.count.to_be_bytes().iter().skip(6))) {
             *place = *byte;
         }
         uuid::Builder::from_unix_timestamp_millis(self.count, &random).into_uuid()
     }
+}
+
+/// Ids that follow from one earlier id: whoever derives again gets the same ones.
+///
+/// A stage that writes events because of an event takes their ids from here, so that what it writes again after a
+/// crash is recognised as the same.
+#[derive(Debug, Clone)]
+pub struct DerivedIds {
+    cause: Uuid,
+    salt: u64,
+    count: u64,
+}
+
+impl DerivedIds {
+    /// Ids that follow from `cause`, different for each `purpose`.
+    pub fn new(cause: Uuid, purpose: &str) -> Self {
+        // FNV-1a (Fowler, Noll, Vo): a purpose is a short constant.
+        let salt = purpose
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+        Self { cause, salt, count: 0 }
+    }
+}
+
+impl IdSource for DerivedIds {
+    fn next_uuid(&mut self) -> Uuid {
+        self.count += 1;
+        let (high, low) = self.cause.as_u64_pair();
+        let first = mix64(low ^ mix64(self.salt.wrapping_add(self.count)));
+        let second = mix64(first ^ high);
+        let mut random = [0u8; 10];
+        let drawn = first.to_be_bytes().into_iter().chain(second.to_be_bytes());
+        for (place, byte) in random.iter_mut().zip(drawn) {
+            *place = byte;
+        }
+        // The cause's time is kept, so that ids still sort by when things happened.
+        uuid::Builder::from_unix_timestamp_millis(high >> 16, &random).into_uuid()
+    }
+}
+
+/// One round of `SplitMix64` (Steele, Lea, Flood 2014).
+const fn mix64(value: u64) -> u64 {
+    let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
 }
 
 /// Why a text is not an id of the expected type.
@@ -179,6 +220,20 @@ mod tests {
         let effect = EffectId::new(&mut SeededIds::new(7));
         assert_eq!(effect.to_string().parse::<EffectId>(), Ok(effect));
         assert!(effect.to_string().parse::<EventId>().is_err());
+    }
+
+    #[test]
+    fn derived_ids_follow_from_cause_and_purpose_alone() {
+        let cause = SeededIds::new(1).next_uuid();
+        let draw = |purpose| {
+            let mut ids = DerivedIds::new(cause, purpose);
+            [ids.next_uuid(), ids.next_uuid()]
+        };
+        assert_eq!(draw("monitor"), draw("monitor"));
+        let [first, second] = draw("monitor");
+        assert_ne!(first, second);
+        assert_ne!(draw("monitor"), draw("diagnose"));
+        assert_eq!(first.get_version_num(), 7);
     }
 
     #[test]

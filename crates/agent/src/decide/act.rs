@@ -110,7 +110,7 @@ impl Decider<'_> {
             ),
             Some(false) => self.journal(AgentEvent::ActionRetried { effect, attempt: attempt + 1 }),
             None => {
-                let tool = open.call.tool.clone();
+                let tool = open.call.tool;
                 self.journal(AgentEvent::OutcomeUnknown { effect, tool: tool.clone() });
                 self.end_goal(
                     GoalStatus::Partial,

@@ -35,7 +35,7 @@ impl Decider<'_> {
         }
         match outcome {
             ThinkOutcome::Answered { completion, queue_ms } => self.answered(effect, completion, queue_ms),
-            ThinkOutcome::Failed { tier, error } => self.think_failed(effect, attempt, tier, error),
+            ThinkOutcome::Failed { tier, error } => self.think_failed(effect, attempt, tier, &error),
         }
     }
 
@@ -80,11 +80,11 @@ impl Decider<'_> {
         }
     }
 
-    fn think_failed(&mut self, effect: EffectId, attempt: u32, tier: ErrorTier, error: String) {
+    fn think_failed(&mut self, effect: EffectId, attempt: u32, tier: ErrorTier, error: &str) {
         let Some(run) = &self.state.run else { return };
         let step = run.step;
         let Phase::Thinking { sampling_seed, .. } = run.phase else { return };
-        self.journal(AgentEvent::ThinkFailed { effect, attempt, error: error.clone() });
+        self.journal(AgentEvent::ThinkFailed { effect, attempt, error: error.to_owned() });
         if tier == ErrorTier::Transient && attempt <= THINK_RETRIES_AT_ONCE {
             self.journal(AgentEvent::ThinkRequested { effect, step, attempt: attempt + 1, sampling_seed });
         } else if tier == ErrorTier::Transient {
