@@ -62,6 +62,12 @@ pub enum AdmitError {
         /// What is free.
         free: ByteCount,
     },
+    /// Every place in the batch is taken; try again when a request has finished.
+    #[error("all {slots} places in the batch are taken")]
+    NoSlot {
+        /// How many places there are.
+        slots: u32,
+    },
     /// The prompt and the wanted answer are longer than the model's context; will never succeed unchanged.
     #[error("prompt of {prompt_tokens} tokens and answer of {wanted_tokens} exceed the context of {context_tokens}")]
     TooLong {
@@ -83,7 +89,7 @@ pub enum AdmitError {
 impl AdmitError {
     /// Whether the same request may be admitted later.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::NoRoom { .. })
+        matches!(self, Self::NoRoom { .. } | Self::NoSlot { .. })
     }
 }
 

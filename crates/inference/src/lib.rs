@@ -5,5 +5,25 @@
 //! owns a [`Backend`] calls [`Backend::step`] from its own thread.
 
 pub mod backend;
+pub mod chat;
+pub mod engine;
+pub mod error;
+pub mod gguf;
+mod grammar;
+mod kernels;
+mod model;
+mod sampling;
+pub mod threads;
+pub mod tokenizer;
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 pub use backend::{AdmitError, Admitted, Backend, BackendFault, Finished, MemoryUse, ModelInfo, RequestId};
+pub use chat::ChatTemplate;
+pub use engine::{CandleEngine, EngineConfig};
+pub use error::InferenceError;
+pub use gguf::{GgufFile, ModelSource};
+pub use threads::{compute_threads, configure_threads};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,169 @@
+//! The pool of pages for keys and values.
+//!
+//! One page (block) holds [`BLOCK_TOKENS`] positions of one sequence over all layers, contiguous in memory, so that
+//! a page can be shared or swapped as a whole. Sequences hold pages through a [`BlockTable`].
+//!
+//! Within a page, per layer and key-value head: keys transposed `[head size][positions]`, then values
+//! `[positions][head size]`, both in half precision.
+
+#![expect(clippy::indexing_slicing, reason = "offsets are computed from the layout that sized the pool")]
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// Positions in one page.
+pub(crate) const BLOCK_TOKENS: usize = 32;
+
+/// The shape of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KvLayout {
+    pub(crate) layers: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_size: usize,
+}
+
+impl KvLayout {
+    /// Numbers in the keys (or values) of one layer and head of a page.
+    const fn half_head(self) -> usize {
+        BLOCK_TOKENS * self.head_size
+    }
+
+    /// Numbers in one page.
+    const fn block_numbers(self) -> usize {
+        self.layers * self.kv_heads * 2 * self.half_head()
+    }
+
+    /// Bytes of one page.
+    pub(crate) const fn block_bytes(self) -> u64 {
+        self.block_numbers() as u64 * 2
+    }
+
+    /// Pages that `tokens` positions need.
+    pub(crate) const fn blocks_for(tokens: usize) -> usize {
+        tokens.div_ceil(BLOCK_TOKENS)
+    }
+}
+
+/// The pages of one sequence in order. Given back with [`KvPool::release`]; not cloneable, so that a page has one
+/// owner.
+#[derive(Debug, Default)]
+pub(crate) struct BlockTable {
+    blocks: Vec<u32>,
+}
+
+impl BlockTable {
+    /// How many pages it has.
+    pub(crate) fn len(&self) -> usize {
+        self.blocks.len()
+    }
+}
+
+/// All pages, allocated once.
+pub(crate) struct KvPool {
+    layout: KvLayout,
+    data: Vec<f16>,
+    free: Vec<u32>,
+    blocks: usize,
+}
+
+impl KvPool {
+    /// A pool of `blocks` pages.
+    pub(crate) fn new(layout: KvLayout, blocks: u32) -> Self {
+        let data = vec![f16::ZERO; layout.block_numbers() * blocks as usize];
+        Self { layout, data, free: (0..blocks).rev().collect(), blocks: blocks as usize }
+    }
+
+    /// Bytes of all pages.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blocks as u64 * self.layout.block_bytes()
+    }
+
+    /// Bytes of the pages that nobody holds.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.free.len() as u64 * self.layout.block_bytes()
+    }
+
+    /// Takes `count` pages, or none where fewer are free.
+    pub(crate) fn allocate(&mut self, count: usize) -> Option<BlockTable> {
+        let keep = self.free.len().checked_sub(count)?;
+        Some(BlockTable { blocks: self.free.split_off(keep) })
+    }
+
+    /// Takes a sequence's pages back.
+    pub(crate) fn release(&mut self, table: BlockTable) {
+        self.free.extend(table.blocks);
+    }
+
+    fn offset(&self, block: u32, layer: usize, head: usize) -> usize {
+        (block as usize * self.layout.layers + layer) * self.layout.kv_heads * 2 * self.layout.half_head()
+            + head * 2 * self.layout.half_head()
+    }
+
+    /// Stores keys and values (`[kv heads][head size]` each) of one position of the sequence behind `table`.
+    pub(crate) fn write(&mut self, table: &BlockTable, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
+        let KvLayout { head_size, kv_heads, .. } = self.layout;
+        assert!(keys.len() == kv_heads * head_size && values.len() == keys.len());
+        let block = table.blocks[position / BLOCK_TOKENS];
+        let slot = position % BLOCK_TOKENS;
+        for head in 0..kv_heads {
+            let start = self.offset(block, layer, head);
+            let (key_part, value_part) =
+                self.data[start..start + 2 * BLOCK_TOKENS * head_size].split_at_mut(BLOCK_TOKENS * head_size);
+            let (key, value) = (&keys[head * head_size..][..head_size], &values[head * head_size..][..head_size]);
+            for (column, number) in key_part.chunks_exact_mut(BLOCK_TOKENS).zip(key) {
+                column[slot] = f16::from_f32(*number);
+            }
+            value_part[slot * head_size..][..head_size].convert_from_f32_slice(value);
+        }
+    }
+
+    /// Keys `[head size][positions]` and values `[positions][head size]` of page `index` of `table`.
+    pub(crate) fn block<'a>(
+        &'a self,
+        table: &BlockTable,
+        index: usize,
+        layer: usize,
+        head: usize,
+    ) -> (&'a [f16], &'a [f16]) {
+        let start = self.offset(table.blocks[index], layer, head);
+        let half = self.layout.half_head();
+        self.data[start..start + 2 * half].split_at(half)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_lent_once_and_come_back() {
+        let layout = KvLayout { layers: 2, kv_heads: 1, head_size: 16 };
+        let mut pool = KvPool::new(layout, 5);
+        assert_eq!(pool.bytes(), 5 * 2 * 2 * 32 * 16 * 2);
+        let first = pool.allocate(3).unwrap();
+        let second = pool.allocate(2).unwrap();
+        assert!(pool.allocate(1).is_none());
+        let mut all: Vec<u32> = first.blocks.iter().chain(&second.blocks).copied().collect();
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2, 3, 4]);
+        pool.release(first);
+        assert_eq!(pool.free_bytes(), 3 * layout.block_bytes());
+        assert_eq!(pool.allocate(3).map(|table| table.len()), Some(3));
+    }
+
+    #[test]
+    fn what_is_written_at_a_position_is_read_there_and_nowhere_else() {
+        let layout = KvLayout { layers: 2, kv_heads: 2, head_size: 16 };
+        let mut pool = KvPool::new(layout, 3);
+        let table = pool.allocate(2).unwrap();
+        let keys: Vec<f32> = (0..32u8).map(f32::from).collect();
+        let values: Vec<f32> = keys.iter().map(|key| key + 100.0).collect();
+        pool.write(&table, 1, 37, &keys, &values);
+        let (head_keys, head_values) = pool.block(&table, 1, 1, 1);
+        for d in 0..16 {
+            assert_eq!(head_keys[d * BLOCK_TOKENS + 5].to_f32(), keys[16 + d]);
+            assert_eq!(head_values[5 * 16 + d].to_f32(), values[16 + d]);
+        }
+        assert_eq!(pool.data.iter().filter(|number| number.to_f32() != 0.0).count(), 63);
+    }
+}
