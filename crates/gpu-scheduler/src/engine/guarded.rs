@@ -1,0 +1,74 @@
+//! A backend whose panics are faults.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kintsugi_inference::{AdmitError, Admitted, Backend, Finished, MemoryUse, ModelInfo, RequestId};
+use kintsugi_types::CompletionRequest;
+
+use crate::config::BackendFactory;
+
+/// The backend behind `catch_unwind`. After a fault it is dropped and never called again, which is what makes
+/// asserting unwind safety sound: state that saw a panic is thrown away.
+pub(super) struct Guarded(Option<Box<dyn Backend>>);
+
+impl Guarded {
+    /// Makes a backend; a panic in the factory is a failure like any other.
+    pub(super) fn build(factory: &mut BackendFactory) -> Result<Self, String> {
+        match catch_unwind(AssertUnwindSafe(factory)) {
+            Ok(built) => built.map(|backend| Self(Some(backend))),
+            Err(payload) => Err(format!("panic while building: {}", message_of(payload.as_ref()))),
+        }
+    }
+
+    pub(super) fn info(&mut self) -> Result<ModelInfo, String> {
+        self.call(|backend| backend.info().clone())
+    }
+
+    /// Memory in use and requests in the batch.
+    pub(super) fn holdings(&mut self) -> Result<(MemoryUse, usize), String> {
+        self.call(|backend| (backend.memory(), backend.active()))
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        id: RequestId,
+        request: CompletionRequest,
+    ) -> Result<Result<Admitted, AdmitError>, String> {
+        self.call(|backend| backend.admit(id, request))
+    }
+
+    pub(super) fn cancel(&mut self, id: RequestId) -> Result<(), String> {
+        self.call(|backend| backend.cancel(id))
+    }
+
+    pub(super) fn step(&mut self) -> Result<Vec<Finished>, String> {
+        self.call(|backend| backend.step())?.map_err(|fault| fault.reason)
+    }
+
+    fn call<T>(&mut self, work: impl FnOnce(&mut dyn Backend) -> T) -> Result<T, String> {
+        let Some(backend) = self.0.as_deref_mut() else {
+            return Err("the backend is gone".to_owned());
+        };
+        catch_unwind(AssertUnwindSafe(|| work(backend)))
+            .map_err(|payload| format!("panic: {}", message_of(payload.as_ref())))
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let backend = self.0.take();
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(backend))) {
+            tracing::error!(reason = message_of(payload.as_ref()), "backend panicked while dropped");
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn message_of(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

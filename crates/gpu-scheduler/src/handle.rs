@@ -1,0 +1,155 @@
+//! What everyone else holds of the scheduler.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use actix::Addr;
+use kintsugi_inference::ModelInfo;
+use kintsugi_types::{AgentId, ByteCount, Completion, CompletionRequest};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use crate::actor::GpuScheduler;
+use crate::error::{Refusal, RefusalReason, ThinkError};
+use crate::lease::{Lease, LeaseRequest};
+use crate::messages::{Acquire, ReleaseAgent, Shutdown, Withdraw};
+use crate::queue::Ticket;
+use crate::stats::{DeskPicture, EnginePicture, EngineState, SchedulerStats};
+
+/// A completion and how long it had to wait.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Thought {
+    /// What the model answered.
+    pub completion: Completion,
+    /// All time that was not thinking: waiting for a lease, for memory, for the engine to come back, in
+    /// milliseconds.
+    pub queue_ms: f64,
+}
+
+/// The way to the scheduler. Cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct SchedulerHandle {
+    desk: Addr<GpuScheduler>,
+    tickets: Arc<AtomicU64>,
+    desk_picture: watch::Receiver<DeskPicture>,
+    engine_picture: watch::Receiver<EnginePicture>,
+    memory_budget: ByteCount,
+}
+
+impl SchedulerHandle {
+    pub(crate) fn new(
+        desk: Addr<GpuScheduler>,
+        desk_picture: watch::Receiver<DeskPicture>,
+        engine_picture: watch::Receiver<EnginePicture>,
+        memory_budget: ByteCount,
+    ) -> Self {
+        Self { desk, tickets: Arc::default(), desk_picture, engine_picture, memory_budget }
+    }
+
+    /// Asks for one of the engine's slots and waits for it. Dropping the returned future withdraws the call.
+    ///
+    /// Refused when the queue is full, the engine is down, the agent is released meanwhile, or the scheduler stops.
+    pub async fn acquire(&self, request: LeaseRequest) -> Result<Lease, Refusal> {
+        let ticket = Ticket(self.tickets.fetch_add(1, Ordering::Relaxed));
+        let (answer, answered) = oneshot::channel();
+        self.desk.do_send(Acquire { ticket, request, answer });
+        let mut withdraw = WithdrawOnDrop { desk: &self.desk, ticket, is_armed: true };
+        let outcome = answered
+            .await
+            .unwrap_or_else(|_| Err(Refusal { reason: RefusalReason::Stopped, retry_after: None }));
+        withdraw.is_armed = false;
+        outcome
+    }
+
+    /// Acquires a lease, completes `request` under it and gives it back. Dropping the returned future takes all of
+    /// that back.
+    pub async fn think(
+        &self,
+        lease: LeaseRequest,
+        request: CompletionRequest,
+    ) -> Result<Thought, ThinkError> {
+        let asked = Instant::now();
+        let completion = self.acquire(lease).await?.complete(request).await?;
+        let elapsed_ms = asked.elapsed().as_secs_f64() * 1000.0;
+        Ok(Thought { queue_ms: (elapsed_ms - completion.think_ms).max(0.0), completion })
+    }
+
+    /// Gives back whatever `agent` holds or waits for: its leases, its calls for one, its running completions.
+    /// What it asks for afterwards is served as ever.
+    pub fn release_agent(&self, agent: &AgentId) {
+        self.desk.do_send(ReleaseAgent(agent.clone()));
+    }
+
+    /// Waits until the first engine is built and tells what model it runs. Fails when that was tried too often.
+    pub async fn ready(&self) -> Result<ModelInfo, ThinkError> {
+        let mut engine = self.engine_picture.clone();
+        let picture = engine
+            .wait_for(|picture| {
+                picture.model.is_some()
+                    || matches!(picture.state, EngineState::Down { .. } | EngineState::Stopped)
+            })
+            .await
+            .map_err(|_| ThinkError::Stopped)?;
+        match (&picture.model, &picture.state) {
+            (Some(model), _) => Ok(model.clone()),
+            (None, EngineState::Down { reason }) => Err(ThinkError::EngineFault { reason: reason.clone() }),
+            (None, _) => Err(ThinkError::Stopped),
+        }
+    }
+
+    /// Counts, peaks and totals as of now. Works even after the scheduler has stopped.
+    pub fn stats(&self) -> SchedulerStats {
+        SchedulerStats::of(&self.desk_picture.borrow(), &self.engine_picture.borrow(), self.memory_budget)
+    }
+
+    /// Waits until `condition` holds of the stats and returns those; `None` when the scheduler stopped before.
+    pub async fn wait_until(
+        &self,
+        mut condition: impl FnMut(&SchedulerStats) -> bool,
+    ) -> Option<SchedulerStats> {
+        let mut desk = self.desk_picture.clone();
+        let mut engine = self.engine_picture.clone();
+        loop {
+            let stats = SchedulerStats::of(
+                &desk.borrow_and_update(),
+                &engine.borrow_and_update(),
+                self.memory_budget,
+            );
+            if condition(&stats) {
+                return Some(stats);
+            }
+            let changed = tokio::select! {
+                changed = desk.changed() => changed,
+                changed = engine.changed() => changed,
+            };
+            if changed.is_err() {
+                let stats = self.stats();
+                return condition(&stats).then_some(stats);
+            }
+        }
+    }
+
+    /// Ends the scheduler: refuses what waits, cancels what runs, drops the backend, joins the engine thread.
+    /// Returns when all of that is done; a step of the engine that is under way is waited for.
+    pub async fn shutdown(&self) {
+        let (done, is_done) = oneshot::channel();
+        self.desk.do_send(Shutdown(done));
+        // An error says that the actor has stopped already.
+        let _ = is_done.await;
+    }
+}
+
+/// Takes a call for a lease back when its caller stops waiting.
+struct WithdrawOnDrop<'a> {
+    desk: &'a Addr<GpuScheduler>,
+    ticket: Ticket,
+    is_armed: bool,
+}
+
+impl Drop for WithdrawOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.is_armed {
+            self.desk.do_send(Withdraw(self.ticket));
+        }
+    }
+}

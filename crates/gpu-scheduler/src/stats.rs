@@ -1,0 +1,130 @@
+//! What a scheduler shows of itself: for the progress display and the summary of a run.
+
+use kintsugi_inference::{MemoryUse, ModelInfo};
+use kintsugi_types::{ByteCount, TokenUsage};
+use serde::{Deserialize, Serialize};
+
+use crate::pace::Pace;
+
+/// Whether the engine can compute.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineState {
+    /// The first engine is being built.
+    #[default]
+    Starting,
+    /// It computes, or would.
+    Up,
+    /// It failed and is being rebuilt; requests wait.
+    Rebuilding,
+    /// It failed too often; requests are refused and it is tried again at a slow pace.
+    Down {
+        /// The last fault.
+        reason: String,
+    },
+    /// The engine thread has ended.
+    Stopped,
+}
+
+/// Counts, peaks and totals since start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SchedulerStats {
+    /// Whether the engine can compute.
+    pub engine: EngineState,
+    /// How many engines were built so far; a lease carries the one that it was granted on.
+    pub epoch: u64,
+    /// The model behind, once one was loaded.
+    pub model: Option<ModelInfo>,
+    /// Leases that are out or whose work is still being taken back.
+    pub leases_out: usize,
+    /// The most leases that were out at once.
+    pub leases_out_peak: usize,
+    /// Leases granted in all.
+    pub leases_granted: u64,
+    /// Requests that wait for a lease.
+    pub queued: usize,
+    /// The most that waited at once.
+    pub queued_peak: usize,
+    /// Requests for a lease that were refused in all.
+    pub refused: u64,
+    /// Leases whose deadline passed.
+    pub expired: u64,
+    /// Requests in the batch.
+    pub active: usize,
+    /// The most that were in the batch at once.
+    pub active_peak: usize,
+    /// Requests answered with a completion.
+    pub completions: u64,
+    /// Tokens of those completions.
+    pub usage: TokenUsage,
+    /// What the device may hold.
+    pub memory_budget: ByteCount,
+    /// What it holds, by purpose.
+    pub memory: MemoryUse,
+    /// The most that it held in all.
+    pub memory_peak: ByteCount,
+    /// The most keys and values that were in use.
+    pub kv_used_peak: ByteCount,
+    /// Faults of the engine, failed builds included.
+    pub faults: u64,
+    /// Engines that were rebuilt after a fault.
+    pub rebuilds: u64,
+}
+
+/// The engine thread's part of the picture, which it alone writes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EnginePicture {
+    pub(crate) state: EngineState,
+    pub(crate) epoch: u64,
+    pub(crate) model: Option<ModelInfo>,
+    pub(crate) active: usize,
+    pub(crate) active_peak: usize,
+    pub(crate) completions: u64,
+    pub(crate) usage: TokenUsage,
+    pub(crate) memory: MemoryUse,
+    pub(crate) memory_peak: ByteCount,
+    pub(crate) kv_used_peak: ByteCount,
+    pub(crate) faults: u64,
+    pub(crate) rebuilds: u64,
+    pub(crate) pace: Pace,
+}
+
+/// The actor's part of the picture, which it alone writes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DeskPicture {
+    pub(crate) leases_out: usize,
+    pub(crate) leases_out_peak: usize,
+    pub(crate) leases_granted: u64,
+    pub(crate) queued: usize,
+    pub(crate) queued_peak: usize,
+    pub(crate) refused: u64,
+    pub(crate) expired: u64,
+}
+
+impl SchedulerStats {
+    /// Puts the two parts together.
+    pub(crate) fn of(desk: &DeskPicture, engine: &EnginePicture, memory_budget: ByteCount) -> Self {
+        Self {
+            engine: engine.state.clone(),
+            epoch: engine.epoch,
+            model: engine.model.clone(),
+            leases_out: desk.leases_out,
+            leases_out_peak: desk.leases_out_peak,
+            leases_granted: desk.leases_granted,
+            queued: desk.queued,
+            queued_peak: desk.queued_peak,
+            refused: desk.refused,
+            expired: desk.expired,
+            active: engine.active,
+            active_peak: engine.active_peak,
+            completions: engine.completions,
+            usage: engine.usage,
+            memory_budget,
+            memory: engine.memory,
+            memory_peak: engine.memory_peak,
+            kv_used_peak: engine.kv_used_peak,
+            faults: engine.faults,
+            rebuilds: engine.rebuilds,
+        }
+    }
+}
