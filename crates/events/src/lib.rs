@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod envelope;
+pub mod expect;
 pub mod goal;
 pub mod healing;
 pub mod health;
@@ -17,6 +18,7 @@ pub use agent::{
     ActionCall, AgentEvent, Checkpoint, GoalEnd, HealthState, ObservationRecord, ParkReason, ThoughtRecord,
 };
 pub use envelope::{Envelope, Event, Subject};
+pub use expect::{ExpectError, evaluate};
 pub use goal::{Goal, GoalBudget, GoalResult, GoalStatus, ResultAction};
 pub use healing::{
     Anomaly, AnomalyKind, Diagnosis, FaultType, HealthScores, Metric, Mode, Recovery, RecoveryAction, RecoveryPhase,

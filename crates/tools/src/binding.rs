@@ -24,15 +24,20 @@ pub(crate) enum Source {
 }
 
 /// All parameters that a tool's statements may use.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bindings {
     sources: Vec<(String, Source)>,
 }
 
 impl Bindings {
+    /// The effect's id alone.
+    pub(crate) fn effect_only() -> Self {
+        Self { sources: vec![(EFFECT.to_owned(), Source::Effect)] }
+    }
+
     /// Those of the arguments that `parameters` (a JSON Schema) names and of the table `bind`.
     pub(crate) fn read(declaration: &Section, parameters: &Value) -> Result<Self, LoadError> {
-        let mut sources = vec![(EFFECT.to_owned(), Source::Effect)];
+        let Self { mut sources } = Self::effect_only();
         let arguments = parameters.get("properties").and_then(Value::as_object);
         for name in arguments.into_iter().flat_map(|arguments| arguments.keys()) {
             if name == EFFECT {
@@ -139,6 +144,14 @@ impl Template {
             (Some(Part::Place(source)), None) => Some(source),
             _ => None,
         }
+    }
+
+    /// The sources of all places.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Place(source) => Some(source),
+        })
     }
 
     /// The text before the first place.

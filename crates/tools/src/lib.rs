@@ -6,6 +6,7 @@
 mod binding;
 mod document;
 pub mod error;
+pub mod http;
 mod limit;
 pub mod load;
 pub mod registry;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::binding::Bindings;
 use crate::document::Section;
 use crate::error::LoadError;
+use crate::http::HttpTool;
 use crate::schema::Schema;
 use crate::sql::SqlTool;
 use crate::tool::{OUTPUT_BYTES_MAX_DEFAULT, TIMEOUT_DEFAULT, Tool};
@@ -62,9 +63,10 @@ const SAFETIES: [(&str, ToolSafety); 3] =
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Sql,
+    Http,
 }
 
-const KINDS: [(&str, Kind); 1] = [("sql", Kind::Sql)];
+const KINDS: [(&str, Kind); 2] = [("sql", Kind::Sql), ("http", Kind::Http)];
 
 /// What all kinds have in common, read and checked.
 pub(crate) struct Declaration {
@@ -143,5 +145,6 @@ pub(crate) fn read_tool(file: &Path, text: &str, context: &LoadContext<'_>) -> R
     let declaration = Declaration::read(section)?;
     match kind {
         Kind::Sql => Ok(Arc::new(SqlTool::open(declaration, context.databases)?)),
+        Kind::Http => Ok(Arc::new(HttpTool::open(declaration, context)?)),
     }
 }
