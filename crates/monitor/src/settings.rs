@@ -1,0 +1,43 @@
+//! What counts as a deviation.
+
+use kintsugi_events::health::{CONFIDENCE_FLOOR, HealthThresholds};
+use serde::{Deserialize, Serialize};
+
+/// The monitor's thresholds. Every one may be set; what is missing keeps its default.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MonitorSettings {
+    /// So many failures of one tool in a row, over all agents behind it, are a fault of the tool. 3 unless set:
+    /// two agents that meet one bad moment are no outage.
+    pub tool_streak: u32,
+    /// So many refusals of an agent's calls in a row within one goal are an anomaly. 2 unless set: one refusal is an
+    /// answer that the model deals with.
+    pub refusal_streak: u32,
+    /// The same call so often in a row is a loop. 3 unless set.
+    pub same_call_streak: u32,
+    /// So many thoughts in a row that resemble each other are a loop. 5 unless set.
+    pub similar_thought_streak: u32,
+    /// Above this likeness, in [0, 1], thoughts resemble each other. 0.95 unless set.
+    pub similarity_max: f64,
+    /// Confidence is low only below this floor, in [0, 1], however high the baseline stands. 0.5 unless set.
+    pub confidence_floor: f64,
+    /// Above this share the context is under pressure. 0.9 unless set: one more turn of a tenth overflows it.
+    pub context_ratio_max: f64,
+    /// Below which health an agent counts as what; below `recovering` health is an anomaly.
+    pub health: HealthThresholds,
+}
+
+impl Default for MonitorSettings {
+    fn default() -> Self {
+        Self {
+            tool_streak: 3,
+            refusal_streak: 2,
+            same_call_streak: 3,
+            similar_thought_streak: 5,
+            similarity_max: 0.95,
+            confidence_floor: CONFIDENCE_FLOOR,
+            context_ratio_max: 0.9,
+            health: HealthThresholds::default(),
+        }
+    }
+}
