@@ -16,6 +16,6 @@ pub mod state;
 
 pub use command::{ActionOutcome, Command, ThinkOutcome};
 pub use config::{KindConfig, Limits, Prices};
-pub use decide::{Context, decide};
+pub use decide::{Context, Decision, decide};
 pub use effect::{Effect, OpenCall};
-pub use state::{Activity, AgentState, Phase, Run, Turn};
+pub use state::{Activity, AgentState, Phase, Run, STATE_VERSION, Turn};

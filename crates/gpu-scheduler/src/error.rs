@@ -143,6 +143,7 @@ impl From<AdmitError> for ThinkError {
     fn from(error: AdmitError) -> Self {
         match error {
             AdmitError::NoRoom { needed, free } => Self::NeverFits { needed, free },
+            AdmitError::NoSlot { .. } => Self::Failed { reason: error.to_string() },
             AdmitError::TooLong { prompt_tokens, wanted_tokens, context_tokens } => {
                 Self::TooLong { prompt_tokens, wanted_tokens, context_tokens }
             }

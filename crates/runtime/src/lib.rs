@@ -1,1 +1,20 @@
-//! The actix actors: node, partition, agent, journal and healing stages.
+//! The actors: a node, its partition, its agents, its healing stages, and how they come back after anything.
+//!
+//! Whatever matters is in the log before it is acted upon; what lives here in memory can be thrown away at any
+//! instruction. Nothing here talks to an agent but its partition, and the partition hands it one command at a time.
+
+pub mod agent_actor;
+pub mod config;
+pub mod feed;
+pub mod node;
+mod partition;
+pub mod restore;
+mod stage;
+mod stages;
+pub mod status;
+pub mod store;
+
+pub use config::{NodeConfig, NodeContext, Population};
+pub use feed::{CommittedEvent, Feed};
+pub use node::{Node, NodeError, PublishError};
+pub use status::{Status, StatusSnapshot};

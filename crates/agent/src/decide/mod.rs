@@ -33,11 +33,19 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-/// The events that `command` leads to, in order. Journal events among them carry the agent's next sequences; the
-/// state that follows from them is what [`AgentState::apply`] makes of them.
+/// What a command leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// The events, in order. Journal events among them carry the agent's next sequences.
+    pub events: Vec<Event>,
+    /// The state after them: what [`AgentState::apply`] makes of the journal events. It holds once they are durable.
+    pub state: AgentState,
+}
+
+/// What `command` leads to.
 ///
 /// A command that does not fit the state (late, repeated, of another goal) leads to no events.
-pub fn decide(state: &AgentState, command: Command, context: Context<'_>) -> Vec<Event> {
+pub fn decide(state: &AgentState, command: Command, context: Context<'_>) -> Decision {
     let mut decider = Decider { state: state.clone(), context, events: Vec::new() };
     match command {
         Command::AcceptGoal { goal } => decider.accept_goal(goal),
@@ -52,7 +60,7 @@ pub fn decide(state: &AgentState, command: Command, context: Context<'_>) -> Vec
         Command::Quarantine { reason } => decider.quarantine(reason),
         Command::Resume { by } => decider.resume(by),
     }
-    decider.events
+    Decision { events: decider.events, state: decider.state }
 }
 
 /// A decision in the making: the state runs ahead with the events that were emitted so far.

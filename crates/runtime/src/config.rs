@@ -1,0 +1,145 @@
+//! What a node is made of, handed down to every actor: nothing here is global.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kintsugi_agent::{Command, KindConfig};
+use kintsugi_eventlog::EventLog;
+use kintsugi_events::Mode;
+use kintsugi_gpu_scheduler::SchedulerHandle;
+use kintsugi_recover::PolicySet;
+use kintsugi_tools::Registry;
+use kintsugi_types::{AgentId, AgentKind, Clock, Invariants, NameError, RetryPolicy, TenantId};
+
+use crate::feed::Feed;
+use crate::status::Status;
+use crate::store::Store;
+
+/// How many agents of a kind there are, and what they are called: `<kind>-<number>` from 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Population {
+    /// The kind.
+    pub kind: AgentKind,
+    /// How many.
+    pub count: u32,
+}
+
+impl Population {
+    /// The id of agent number `number`.
+    pub fn agent(&self, number: u32) -> Result<AgentId, NameError> {
+        AgentId::new(format!("{}-{number}", self.kind))
+    }
+
+    /// Whether `agent` is one of them.
+    pub fn contains(&self, agent: &AgentId) -> bool {
+        agent
+            .as_str()
+            .strip_prefix(self.kind.as_str())
+            .and_then(|rest| rest.strip_prefix('-'))
+            .and_then(|number| number.parse::<u32>().ok())
+            .is_some_and(|number| number < self.count)
+    }
+}
+
+/// Settings of a node.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where the cache of dormant agents lies.
+    pub store_dir: PathBuf,
+    /// Whose agents these are.
+    pub tenant: TenantId,
+    /// The kinds of agent.
+    pub kinds: BTreeMap<AgentKind, Arc<KindConfig>>,
+    /// How many agents of each kind there are.
+    pub population: Vec<Population>,
+    /// The policies of recovery.
+    pub policies: Arc<PolicySet>,
+    /// How much the system may do by itself.
+    pub mode: Mode,
+    /// Runnable goals in progress at the same time: about twice the slots of the model.
+    pub runnable_max: usize,
+    /// From this seed all draws follow.
+    pub seed: u64,
+    /// How a broken agent is restarted: `attempts_max` restarts within `restart_window_ms`, then quarantine.
+    pub restart: RetryPolicy,
+    /// See `restart`.
+    pub restart_window_ms: u64,
+    /// Threads that tools may block at the same time.
+    pub tool_threads: usize,
+    /// The longest that the node waits for one tool call, in milliseconds, whatever the tool itself promises.
+    pub tool_ms_max: u64,
+    /// Called before each command is decided; a test makes it panic.
+    pub before_decide: Option<CommandProbe>,
+    /// Called when an effect starts and when it has ended, for tests that kill the process there.
+    pub effect_probe: Option<EffectProbe>,
+}
+
+/// Sees each command just before an agent decides on it.
+#[derive(Clone)]
+pub struct CommandProbe(pub Arc<dyn Fn(&AgentId, &Command) + Send + Sync>);
+
+impl std::fmt::Debug for CommandProbe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CommandProbe")
+    }
+}
+
+/// A boundary in the life of an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EffectBoundary {
+    /// The wish is durable, the effect has not begun.
+    BeforeStart,
+    /// The effect is over, its outcome is not yet a command.
+    AfterEnd,
+}
+
+/// Sees each boundary of an effect.
+#[derive(Clone)]
+pub struct EffectProbe(pub Arc<dyn Fn(EffectBoundary) + Send + Sync>);
+
+impl std::fmt::Debug for EffectProbe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EffectProbe")
+    }
+}
+
+/// What every actor of a node shares.
+pub struct NodeContext {
+    /// Settings.
+    pub config: NodeConfig,
+    /// The one log: all truth.
+    pub log: Arc<dyn EventLog>,
+    /// The cache of dormant agents.
+    pub store: Store,
+    /// The model.
+    pub scheduler: SchedulerHandle,
+    /// The tools.
+    pub tools: Arc<Registry>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Counts of broken promises.
+    pub invariants: Arc<Invariants>,
+    /// What is going on, for display.
+    pub status: Arc<Status>,
+    /// Committed events on their way to those who want them.
+    pub feed: Feed,
+}
+
+impl std::fmt::Debug for NodeContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeContext").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl NodeContext {
+    /// The configuration of a kind.
+    pub fn kind(&self, kind: &AgentKind) -> Option<&Arc<KindConfig>> {
+        self.config.kinds.get(kind)
+    }
+
+    /// The kind of an agent by its name.
+    pub fn kind_of(&self, agent: &AgentId) -> Option<&AgentKind> {
+        self.config.population.iter().find(|population| population.contains(agent)).map(|p| &p.kind)
+    }
+}

@@ -1,0 +1,443 @@
+//! A node: its own thread with an actix system, everything restored, running, and supervised.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use actix::prelude::*;
+use kintsugi_eventlog::{Append, Committed, EventLog, LogError, NewRecord};
+use kintsugi_events::{Envelope, Event, Goal, Payload, Subject};
+use kintsugi_gpu_scheduler::{
+    BackendFactory, EngineReport, GpuScheduler, SchedulerConfig, SchedulerContext, SchedulerHandle, SchedulerStats,
+    StartError,
+};
+use kintsugi_tools::Registry;
+use kintsugi_types::{AgentId, Clock, GoalId, Invariants, NameError, SystemIds};
+use tracing::{error, info};
+
+use crate::agent_actor::DeathGuard;
+use crate::config::{NodeConfig, NodeContext};
+use crate::feed::Feed;
+use crate::partition::{EngineNews, Partition, ResumeAgent};
+use crate::restore::{RestoreError, Restored, restore};
+use crate::stage::{Stage, StageActor};
+use crate::stages::{DiagnoseStage, MonitorStage, RecoverStage};
+use crate::status::{Status, StatusSnapshot};
+use crate::store::{Store, StoreError};
+
+/// The one partition of the embedded log.
+const PARTITION: u32 = 0;
+
+/// How often one part of the node may die within [`DEATHS_WINDOW_S`] before the node gives up.
+const DEATHS_MAX: usize = 20;
+
+/// See [`DEATHS_MAX`], in seconds.
+const DEATHS_WINDOW_S: i64 = 60;
+
+/// Why a node does not start, or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// It cannot come back to where it was.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// Its cache cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its scheduler cannot be started.
+    #[error("start scheduler: {0}")]
+    Scheduler(#[from] StartError),
+    /// The system gives no thread.
+    #[error("start thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// Its thread ended before it was up.
+    #[error("the node's thread ended while it started")]
+    Died,
+}
+
+/// Why a goal was not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The log did not take it.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// It has no key to be filed under.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// What a node is made from.
+pub struct NodeParts {
+    /// Settings.
+    pub config: NodeConfig,
+    /// The log.
+    pub log: Arc<dyn EventLog>,
+    /// The tools.
+    pub tools: Arc<Registry>,
+    /// Settings of the scheduler.
+    pub scheduler: SchedulerConfig,
+    /// Makes the engine.
+    pub backend: BackendFactory,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for NodeParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeParts").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A running node. Dropping it stops it; what it was at is safe in the log.
+#[derive(Debug)]
+pub struct Node {
+    context: Arc<NodeContext>,
+    root: Addr<Root>,
+    system: System,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts a node and returns when everything is restored and running.
+    pub fn start(parts: NodeParts) -> Result<Self, NodeError> {
+        let (told, outcome) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("kintsugi-node".to_owned()).spawn(move || {
+            let tool_threads = parts.config.tool_threads;
+            let system = System::with_tokio_rt(move || {
+                #[expect(clippy::expect_used, reason = "without a runtime there is no node; the thread's end is seen")]
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .max_blocking_threads(tool_threads)
+                    .build()
+                    .expect("build runtime")
+            });
+            system.block_on(async {
+                let started = start_inside(parts);
+                // Whoever started the node waits for this.
+                let _ = told.send(started.map(|(context, root)| (context, root, System::current())));
+            });
+            if let Err(failure) = system.run() {
+                error!(%failure, "node stopped");
+            }
+        })?;
+        let (context, root, system) = outcome.recv().map_err(|_| NodeError::Died)??;
+        Ok(Self { context, root, system, thread: Some(thread) })
+    }
+
+    /// Appends goals and returns when they are durable: from here on each of them ends exactly once.
+    pub fn publish(&self, goals: &[Goal]) -> Result<Committed, PublishError> {
+        let mut records = Vec::with_capacity(goals.len());
+        for goal in goals {
+            records.push(NewRecord::from_event(&self.goal_event(goal)?, PARTITION)?);
+        }
+        let committed = self.context.log.append_wait(&Append { records, positions: Vec::new() })?;
+        self.root.do_send(Nudge);
+        Ok(committed)
+    }
+
+    fn goal_event(&self, goal: &Goal) -> Result<Event, NameError> {
+        let mut ids = SystemIds;
+        // The agent's partition, else that of tenant and goal.
+        let key = match (&goal.agent, &goal.id) {
+            (Some(agent), _) => agent.clone(),
+            (None, Some(id)) => AgentId::new(format!("{}/{id}", goal.tenant))?,
+            (None, None) => AgentId::new(goal.tenant.as_str())?,
+        };
+        let source = "/kintsugi/goals".into();
+        let mut envelope = Envelope::new(&mut ids, source, Subject::Agent(key), self.context.clock.now());
+        envelope.tenant = goal.tenant.clone();
+        envelope.goal = match &goal.id {
+            Some(id) => Some(id.clone()),
+            None => Some(GoalId::new(format!("goal-{}", envelope.id.as_uuid().as_simple()))?),
+        };
+        let goal = Goal { id: envelope.goal.clone(), ..goal.clone() };
+        Ok(Event { envelope, payload: Payload::Goal(Box::new(goal)) })
+    }
+
+    /// What is going on.
+    pub fn status(&self) -> StatusSnapshot {
+        self.context.status.take()
+    }
+
+    /// What the scheduler and the engine are at.
+    pub fn scheduler_stats(&self) -> SchedulerStats {
+        self.context.scheduler.stats()
+    }
+
+    /// Counts of broken promises.
+    pub fn invariants(&self) -> &Invariants {
+        &self.context.invariants
+    }
+
+    /// Brings an agent back that needed a person.
+    pub fn resume_agent(&self, agent: AgentId, by: String) {
+        self.root.do_send(Forward(ResumeAgent { agent, by }));
+    }
+
+    /// Makes a part of the node panic, as a bug would; for tests of its supervision.
+    pub fn break_part(&self, part: Part) {
+        self.root.do_send(Break(part));
+    }
+
+    /// Stops the node. What is in the log is safe; what was under way goes on at the next start.
+    pub fn stop(mut self) {
+        self.stop_and_join();
+    }
+
+    fn stop_and_join(&mut self) {
+        self.root.do_send(StopAll);
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has nothing more to tell.
+            let _ = thread.join();
+        }
+    }
+
+    /// Whether the node's thread ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.stop_and_join();
+            self.system.stop();
+        }
+    }
+}
+
+fn start_inside(parts: NodeParts) -> Result<(Arc<NodeContext>, Addr<Root>), NodeError> {
+    let NodeParts { config, log, tools, scheduler, backend, clock } = parts;
+    let invariants = Arc::new(Invariants::new());
+    let (reports, engine_reports) = tokio::sync::mpsc::unbounded_channel();
+    let scheduler = GpuScheduler::start(
+        &scheduler,
+        backend,
+        SchedulerContext {
+            clock: clock.clone(),
+            ids: Box::new(SystemIds),
+            invariants: invariants.clone(),
+            on_fault: Box::new(move |report| {
+                // Faults are rare and rebuilds limited; a node that is gone hears nothing.
+                let _ = reports.send(report);
+            }),
+        },
+    )?;
+    let store = Store::open(&config.store_dir)?;
+    let context = Arc::new(NodeContext {
+        config,
+        log,
+        store,
+        scheduler: scheduler.clone(),
+        tools,
+        clock,
+        invariants,
+        status: Arc::new(Status::default()),
+        feed: Feed::default(),
+    });
+    let restored = restore(&context)?;
+    let root = Root::new(context.clone(), scheduler, restored).start();
+    hear_engine(engine_reports, root.clone());
+    Ok((context, root))
+}
+
+/// Hands what the engine reports on to the partition, which makes events of it.
+fn hear_engine(mut reports: tokio::sync::mpsc::UnboundedReceiver<EngineReport>, root: Addr<Root>) {
+    actix::spawn(async move {
+        while let Some(report) = reports.recv().await {
+            root.do_send(Forward(EngineNews(report)));
+        }
+    });
+}
+
+/// A part of a node that is supervised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The partition.
+    Partition,
+    /// The monitor.
+    Monitor,
+    /// The diagnoser.
+    Diagnose,
+    /// The recoverer.
+    Recover,
+}
+
+/// A part died.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PartDied(Part);
+
+/// There are new goals.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Nudge;
+
+/// Make a part panic.
+#[derive(Message, Clone, Copy)]
+#[rtype(result = "()")]
+pub(crate) struct Break(pub(crate) Part);
+
+/// Stop everything, in order.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct StopAll;
+
+/// Something for the partition, whichever it is now.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Forward<M: Message<Result = ()> + Send>(M);
+
+/// Supervises the partition and the stages: what dies is started again from the log.
+struct Root {
+    node: Arc<NodeContext>,
+    scheduler: SchedulerHandle,
+    restored: Option<Restored>,
+    partition: Option<Addr<Partition>>,
+    breakers: Vec<(Part, Recipient<Break>)>,
+    deaths: Vec<kintsugi_types::Timestamp>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl Root {
+    fn new(node: Arc<NodeContext>, scheduler: SchedulerHandle, restored: Restored) -> Self {
+        Self {
+            node,
+            scheduler,
+            restored: Some(restored),
+            partition: None,
+            breakers: Vec::new(),
+            deaths: Vec::new(),
+            is_stopping: Arc::default(),
+        }
+    }
+
+    fn guard(&self, part: Part, ctx: &Context<Self>) -> DeathGuard {
+        let root = ctx.address();
+        let is_stopping = self.is_stopping.clone();
+        DeathGuard::new(move || {
+            if !is_stopping.load(Ordering::Relaxed) {
+                root.do_send(PartDied(part));
+            }
+        })
+    }
+
+    fn start_part(&mut self, part: Part, ctx: &mut Context<Self>) {
+        let guard = self.guard(part, ctx);
+        let node = self.node.clone();
+        let breaker = match part {
+            Part::Partition => {
+                let restored = match self.restored.take() {
+                    Some(restored) => restored,
+                    None => match restore(&node) {
+                        Ok(restored) => restored,
+                        Err(failure) => {
+                            self.give_up(&failure.to_string());
+                            return;
+                        }
+                    },
+                };
+                let partition = Partition::new(node, PARTITION, restored, guard).start();
+                self.partition = Some(partition.clone());
+                partition.recipient()
+            }
+            Part::Monitor => start_stage(node, MonitorStage::new(kintsugi_monitor::MonitorSettings::default()), guard),
+            Part::Diagnose => start_stage(node, DiagnoseStage::default(), guard),
+            Part::Recover => {
+                let config = &node.config;
+                let stage = RecoverStage::new(config.policies.clone(), config.mode, config.seed);
+                start_stage(node, stage, guard)
+            }
+        };
+        self.breakers.retain(|(known, _)| *known != part);
+        self.breakers.push((part, breaker));
+    }
+
+    fn give_up(&self, reason: &str) {
+        error!(reason, "the node gives up");
+        self.node.status.log_failed(reason.to_owned());
+        System::current().stop_with_code(1);
+    }
+}
+
+fn start_stage<S: Stage>(node: Arc<NodeContext>, stage: S, guard: DeathGuard) -> Recipient<Break> {
+    StageActor::new(node, PARTITION, stage, guard).start().recipient()
+}
+
+impl Actor for Root {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        for part in [Part::Monitor, Part::Diagnose, Part::Recover, Part::Partition] {
+            self.start_part(part, ctx);
+        }
+    }
+}
+
+impl Handler<PartDied> for Root {
+    type Result = ();
+
+    fn handle(&mut self, died: PartDied, ctx: &mut Context<Self>) {
+        let now = self.node.clock.now();
+        self.deaths.retain(|death| now.signed_duration_since(*death).num_seconds() < DEATHS_WINDOW_S);
+        self.deaths.push(now);
+        error!(part = ?died.0, deaths = self.deaths.len(), "a part of the node died");
+        if self.deaths.len() > DEATHS_MAX {
+            self.give_up("parts of the node keep dying");
+            return;
+        }
+        self.start_part(died.0, ctx);
+    }
+}
+
+impl Handler<Nudge> for Root {
+    type Result = ();
+
+    fn handle(&mut self, _: Nudge, _: &mut Context<Self>) {
+        if let Some(partition) = &self.partition {
+            partition.do_send(crate::partition::GoalsArrived);
+        }
+    }
+}
+
+impl Handler<Break> for Root {
+    type Result = ();
+
+    fn handle(&mut self, wanted: Break, _: &mut Context<Self>) {
+        if let Some((_, breaker)) = self.breakers.iter().find(|(part, _)| *part == wanted.0) {
+            breaker.do_send(wanted);
+        }
+    }
+}
+
+impl<M> Handler<Forward<M>> for Root
+where
+    M: Message<Result = ()> + Send + 'static,
+    Partition: Handler<M>,
+{
+    type Result = ();
+
+    fn handle(&mut self, forward: Forward<M>, _: &mut Context<Self>) {
+        if let Some(partition) = &self.partition {
+            partition.do_send(forward.0);
+        }
+    }
+}
+
+impl Handler<StopAll> for Root {
+    type Result = ();
+
+    fn handle(&mut self, _: StopAll, _: &mut Context<Self>) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        let scheduler = self.scheduler.clone();
+        let log = self.node.log.clone();
+        actix::spawn(async move {
+            scheduler.shutdown().await;
+            if let Err(failure) = log.flush() {
+                error!(%failure, "flush log");
+            }
+            info!("node stopped");
+            System::current().stop();
+        });
+    }
+}

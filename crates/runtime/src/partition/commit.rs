@@ -1,0 +1,243 @@
+//! From a decision to what is durable, and what follows from that.
+
+use std::collections::VecDeque;
+
+use actix::prelude::*;
+use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position};
+use kintsugi_events::{AgentEvent, Event, Payload, Subject};
+use kintsugi_types::AgentId;
+use tracing::error;
+
+use super::slot::{Busy, Item, Origin, Pending};
+use super::{APPEND_AGAIN_AFTER, AgentCommitted, AgentDecided, OwnCommitted, Partition};
+use crate::agent_actor::{Applied, Decided, Wanted};
+
+impl Handler<AgentDecided> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, message: AgentDecided, ctx: &mut Context<Self>) {
+        let AgentDecided { agent, generation, mut decided } = message;
+        let Some(slot) = self.slots.get_mut(&agent).filter(|slot| slot.generation == generation) else { return };
+        let Busy::Deciding(item) = std::mem::replace(&mut slot.busy, Busy::Free) else { return };
+        if decided.events.is_empty() {
+            if let Some(Item { origin: Some(origin), .. }) = &item {
+                self.settle(*origin);
+            }
+            self.settled(&agent, decided, item.is_none(), ctx);
+            return;
+        }
+        let events = std::mem::take(&mut decided.events);
+        let snapshot = decided.snapshot.as_ref().and_then(|snapshot| {
+            let event = self.own_event(Subject::Agent(agent.clone()), Payload::Snapshot(Box::new(snapshot.clone())));
+            NewRecord::from_event(&event, self.number).ok()
+        });
+        let mut append = match self.encode(&events) {
+            Ok(append) => append,
+            Err(failure) => {
+                error!(%agent, %failure, "encode events");
+                return;
+            }
+        };
+        append.records.extend(snapshot);
+        let origin = item.as_ref().and_then(|item| item.origin);
+        append.positions.extend(origin.map(|origin| self.settle(origin)));
+        let command = item.as_ref().map_or("wake", |item| item.command.name());
+        let pending = Box::new(Pending { append, events, decided, command });
+        self.append(&agent, pending, ctx);
+    }
+}
+
+impl Handler<AgentCommitted> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, message: AgentCommitted, ctx: &mut Context<Self>) {
+        let AgentCommitted { agent, outcome } = message;
+        let Some(slot) = self.slots.get_mut(&agent) else { return };
+        let Busy::Committing(pending) = std::mem::replace(&mut slot.busy, Busy::Free) else { return };
+        let committed = match outcome {
+            Ok(committed) => committed,
+            Err(failure) => {
+                self.log_failed(&failure);
+                return;
+            }
+        };
+        if let Some(addr) = &slot.addr {
+            addr.do_send(Applied);
+        }
+        slot.dirty_from.get_or_insert(committed.first_lsn);
+        let Pending { events, decided, .. } = *pending;
+        self.note_committed(&agent, &events, &decided, &committed);
+        self.node.status.count(&events);
+        self.node.feed.publish(events, &committed);
+        self.settled(&agent, decided, false, ctx);
+    }
+}
+
+impl Handler<OwnCommitted> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, message: OwnCommitted, _: &mut Context<Self>) {
+        match message.outcome {
+            Ok(committed) => {
+                self.node.status.count(&message.events);
+                self.node.feed.publish(message.events, &committed);
+            }
+            Err(failure) => self.log_failed(&failure),
+        }
+    }
+}
+
+impl Partition {
+    pub(super) fn encode(&self, events: &[Event]) -> Result<Append, LogError> {
+        let records = events.iter().map(|event| NewRecord::from_event(event, self.number));
+        Ok(Append { records: records.collect::<Result<_, _>>()?, positions: Vec::new() })
+    }
+
+    /// Settles where a command came from; the position has to go into the append of what it led to.
+    pub(super) fn settle(&mut self, origin: Origin) -> Position {
+        match origin {
+            Origin::Goals(offset) => self.goals.settle(offset),
+            Origin::Recoveries(offset) => self.recoveries.settle(offset),
+        }
+    }
+
+    /// Queues what an agent decided; where the log has no room it is tried again soon.
+    fn append(&mut self, agent: &AgentId, pending: Box<Pending>, ctx: &mut Context<Self>) {
+        let address = ctx.address();
+        let id = agent.clone();
+        let outcome = self.node.log.append(
+            &pending.append,
+            Box::new(move |outcome| address.do_send(AgentCommitted { agent: id, outcome })),
+        );
+        let Some(slot) = self.slots.get_mut(agent) else { return };
+        match outcome {
+            Ok(()) => slot.busy = Busy::Committing(pending),
+            Err(failure) if failure.is_retryable() => {
+                slot.busy = Busy::Appending(pending);
+                if self.append_again.is_empty() {
+                    ctx.run_later(APPEND_AGAIN_AFTER, |partition, ctx| partition.append_waiting(ctx));
+                }
+                self.append_again.push_back(agent.clone());
+            }
+            Err(failure) => {
+                error!(%agent, command = pending.command, "append");
+                self.log_failed(&failure);
+            }
+        }
+    }
+
+    fn append_waiting(&mut self, ctx: &mut Context<Self>) {
+        let waiting: VecDeque<AgentId> = std::mem::take(&mut self.append_again);
+        for agent in waiting {
+            let Some(slot) = self.slots.get_mut(&agent) else { continue };
+            match std::mem::replace(&mut slot.busy, Busy::Free) {
+                Busy::Appending(pending) => self.append(&agent, pending, ctx),
+                other => slot.busy = other,
+            }
+        }
+    }
+
+    /// Appends events of the partition's own, with positions that follow from them.
+    pub(super) fn append_own(&mut self, events: Vec<Event>, positions: Vec<Position>, ctx: &mut Context<Self>) {
+        let mut append = match self.encode(&events) {
+            Ok(append) => append,
+            Err(failure) => {
+                error!(%failure, "encode events");
+                return;
+            }
+        };
+        append.positions = positions;
+        let address = ctx.address();
+        let on_commit: kintsugi_eventlog::OnCommit =
+            Box::new(move |outcome| address.do_send(OwnCommitted { events, outcome }));
+        match self.node.log.append(&append, on_commit) {
+            Ok(()) => {}
+            Err(failure) if failure.is_retryable() => {
+                // Rare and small: wait for the writer rather than hold one more queue.
+                match self.node.log.append_wait(&append) {
+                    Ok(_) => {}
+                    Err(failure) => self.log_failed(&failure),
+                }
+            }
+            Err(failure) => self.log_failed(&failure),
+        }
+    }
+
+    /// Brings the cache up to what was committed.
+    fn note_committed(&mut self, agent: &AgentId, events: &[Event], decided: &Decided, committed: &Committed) {
+        self.seen = self.seen.max(kintsugi_eventlog::Lsn(committed.first_lsn.0 + committed.offsets.len() as u64));
+        let node = self.node.clone();
+        let mut batch = node.store.batch();
+        let mut is_changed = false;
+        for event in events {
+            if let Payload::Agent(agent_event) = &event.payload
+                && let AgentEvent::GoalAccepted { goal } = &**agent_event
+            {
+                self.note_accepted(agent, goal, &mut batch);
+                is_changed = true;
+            }
+        }
+        if let Some(snapshot) = &decided.snapshot {
+            if let Err(failure) = batch.put_agent(agent, snapshot.state.get().as_bytes(), decided.load.is_any()) {
+                error!(%agent, %failure, "pack snapshot");
+                return;
+            }
+            is_changed = true;
+        }
+        if is_changed {
+            if let Err(failure) = batch.commit() {
+                // The log has it all; the cache is behind and says so by its replay mark.
+                error!(%agent, %failure, "write cache");
+                return;
+            }
+            if let Some(taken) = &decided.snapshot
+                && let Some(slot) = self.slots.get_mut(agent)
+            {
+                slot.snapshot_sequence = taken.sequence;
+                slot.dirty_from = None;
+            }
+        }
+    }
+
+    /// Takes over an agent's new load, starts what it wants, and hands out the next command.
+    fn settled(&mut self, agent: &AgentId, decided: Decided, is_wake: bool, ctx: &mut Context<Self>) {
+        let Some(slot) = self.slots.get_mut(agent) else { return };
+        let counted = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
+        slot.load = decided.load;
+        slot.is_starting = slot
+            .control
+            .iter()
+            .chain(&slot.ordinary)
+            .any(|item| matches!(item.command, kintsugi_agent::Command::StartGoal { .. }));
+        let counts = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
+        self.runnable = (self.runnable + counts).saturating_sub(counted);
+        match decided.wanted {
+            Wanted::Unchanged => {}
+            Wanted::Nothing => self.forget_timer(agent),
+            Wanted::Start(start) => self.start_effect(agent, *start, is_wake, ctx),
+        }
+        self.note_load(agent);
+        self.admit(ctx);
+        self.pump(agent, ctx);
+        if self.are_goals_waiting {
+            self.pump_goals(ctx);
+        }
+    }
+
+    /// Stores positions that no frame carried, and from where the log would have to be replayed.
+    pub(super) fn keep_up(&mut self, ctx: &mut Context<Self>) {
+        let positions: Vec<Position> =
+            [self.goals.unwritten(), self.recoveries.unwritten()].into_iter().flatten().collect();
+        if !positions.is_empty() {
+            self.append_own(Vec::new(), positions, ctx);
+        }
+        self.pump_goals(ctx);
+        let oldest_dirty = self.slots.values().filter_map(|slot| slot.dirty_from).min();
+        let replay_from = oldest_dirty.map_or(self.seen, |dirty| dirty.min(self.seen));
+        let mut batch = self.node.store.batch();
+        batch.put_replay_from(replay_from);
+        if let Err(failure) = batch.commit() {
+            error!(%failure, "write cache");
+        }
+    }
+}

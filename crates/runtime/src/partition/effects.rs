@@ -1,0 +1,252 @@
+//! What an agent wants done outside: inferences, tool calls, timers. Each runs once at a time, and comes back as a
+//! command to the agent's id, whether its actor still lives or not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use kintsugi_agent::prompt::decision_grammar;
+use kintsugi_agent::{ActionOutcome, Command, Effect, KindConfig, OpenCall, ThinkOutcome};
+use kintsugi_events::Goal;
+use kintsugi_gpu_scheduler::LeaseRequest;
+use kintsugi_tools::{Registry, ToolCall, ToolError, ToolOutput};
+use kintsugi_types::{
+    AgentId, CompletionRequest, EffectId, ErrorTier, Grammar, Message as ChatMessage, Sampling, Timestamp, ToolName, ToolSafety,
+};
+
+use super::gates::{GateReport, Passage};
+use super::slot::Item;
+use super::{EffectEnded, Partition};
+use crate::agent_actor::EffectStart;
+use crate::config::{EffectBoundary, NodeContext};
+
+/// What an inference is asked.
+struct Prompt {
+    messages: Vec<ChatMessage>,
+    grammar: Grammar,
+    is_first_step: bool,
+}
+
+impl Partition {
+    /// Starts what the agent wants, unless it runs already.
+    pub(super) fn start_effect(
+        &mut self,
+        agent: &AgentId,
+        start: EffectStart,
+        is_wake: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        let wish = start.wish();
+        self.forget_timer(agent);
+        let Some(slot) = self.slots.get_mut(agent) else { return };
+        if slot.running_effect.as_ref() == Some(&wish) {
+            return;
+        }
+        let kind = slot.kind.clone();
+        match start {
+            EffectStart::Timer { at } => {
+                slot.timer = Some(at);
+                self.timers.insert((at, agent.clone()));
+                self.arm_timer(ctx);
+            }
+            EffectStart::Think { messages, goal, is_first_step, simple_reply, .. } => {
+                slot.running_effect = Some(wish.clone());
+                let Some(config) = self.node.kind(&kind).cloned() else { return };
+                let tools = if simple_reply { [].as_slice() } else { config.tools.as_slice() };
+                let prompt = Prompt { messages, grammar: decision_grammar(tools), is_first_step };
+                self.start_think(agent, &wish, prompt, &goal, &config, ctx);
+            }
+            EffectStart::Call { call, goal } => {
+                if is_wake && self.lost_calls.remove(agent) {
+                    let happened = self.node.tools.post_condition(&call.call.tool, call.effect);
+                    let lost = Command::CallLost { effect: call.effect, happened };
+                    self.enqueue(agent, Item::of(lost), ctx);
+                    return;
+                }
+                slot.running_effect = Some(wish);
+                self.start_call(agent, call, goal, ctx);
+            }
+        }
+    }
+
+    fn start_think(
+        &self,
+        agent: &AgentId,
+        wish: &Effect,
+        prompt: Prompt,
+        goal: &Goal,
+        config: &KindConfig,
+        ctx: &mut Context<Self>,
+    ) {
+        let Effect::Think { effect, attempt, sampling_seed } = *wish else { return };
+        let tokens_max = config.limits.answer_tokens_max;
+        let request = CompletionRequest {
+            grammar: prompt.grammar,
+            sampling: Sampling { temperature: config.temperature, top_p: config.top_p, seed: sampling_seed },
+            tokens_max,
+            messages: prompt.messages,
+        };
+        // Four bytes a token is what byte-pair encodings of plain text come to.
+        let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
+        let lease = LeaseRequest {
+            agent: agent.clone(),
+            urgency: goal.urgency,
+            prompt_tokens_estimate: u32::try_from(bytes / 4).unwrap_or(u32::MAX),
+            tokens_max,
+            goal_started: !prompt.is_first_step,
+        };
+        let node = self.node.clone();
+        let address = ctx.address();
+        let agent = agent.clone();
+        actix::spawn(async move {
+            probe(&node, EffectBoundary::BeforeStart);
+            let outcome = match node.scheduler.think(lease, request).await {
+                Ok(thought) => {
+                    ThinkOutcome::Answered { completion: thought.completion, queue_ms: thought.queue_ms }
+                }
+                Err(failure) => ThinkOutcome::Failed { tier: failure.tier(), error: failure.to_string() },
+            };
+            probe(&node, EffectBoundary::AfterEnd);
+            let command = Command::ThinkDone { effect, attempt, outcome };
+            address.do_send(EffectEnded { agent, command, gate: None });
+        });
+    }
+
+    /// Passes a tool call through the gate of its tool; a closed gate keeps it until it opens.
+    pub(super) fn start_call(&mut self, agent: &AgentId, call: OpenCall, goal: Arc<Goal>, ctx: &mut Context<Self>) {
+        let tool = call.call.tool.clone();
+        let passage = self.gates.pass(&tool, self.node.clock.now());
+        match passage {
+            Passage::Open => self.run_call(agent, call, &goal, ctx),
+            Passage::Closed { until } => {
+                self.gates.hold(&tool, agent.clone(), call, goal);
+                let pause = (until - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
+                ctx.run_later(pause, move |partition, ctx| partition.release_gate(&tool, ctx));
+            }
+        }
+    }
+
+    fn run_call(&self, agent: &AgentId, call: OpenCall, goal: &Goal, ctx: &mut Context<Self>) {
+        let node = self.node.clone();
+        let address = ctx.address();
+        let agent = agent.clone();
+        let input = goal.input.clone();
+        let limit = Duration::from_millis(node.config.tool_ms_max);
+        actix::spawn(async move {
+            probe(&node, EffectBoundary::BeforeStart);
+            let OpenCall { effect, call, safety, attempt } = call;
+            let begun = Instant::now();
+            let tool_call = ToolCall { attempt, ..ToolCall::new(effect, call.args, input) };
+            let result = run_blocking(node.tools.clone(), call.tool.clone(), tool_call, limit).await;
+            let tool_ms = begun.elapsed().as_secs_f64() * 1000.0;
+            probe(&node, EffectBoundary::AfterEnd);
+            let gate = Some(GateReport { tool: call.tool.clone(), ok: is_answer(&result) });
+            let command = outcome_command(&node, effect, attempt, safety, &call.tool, result, tool_ms);
+            address.do_send(EffectEnded { agent, command, gate });
+        });
+    }
+
+    pub(super) fn forget_timer(&mut self, agent: &AgentId) {
+        if let Some(slot) = self.slots.get_mut(agent)
+            && let Some(at) = slot.timer.take()
+        {
+            self.timers.remove(&(at, agent.clone()));
+        }
+    }
+
+    /// Keeps one timer of the actor armed: for the earliest time that any agent waits for.
+    fn arm_timer(&mut self, ctx: &mut Context<Self>) {
+        let Some(first) = self.timers.first().map(|(at, _)| *at) else { return };
+        if let Some((armed, handle)) = self.timer {
+            if armed <= first {
+                return;
+            }
+            ctx.cancel_future(handle);
+        }
+        let pause = (first - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
+        let handle = ctx.run_later(pause, |partition, ctx| {
+            partition.timer = None;
+            partition.fire_timers(ctx);
+        });
+        self.timer = Some((first, handle));
+    }
+
+    fn fire_timers(&mut self, ctx: &mut Context<Self>) {
+        let now: Timestamp = self.node.clock.now();
+        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((at, agent)) = self.timers.pop_first() else { break };
+            if let Some(slot) = self.slots.get_mut(&agent) {
+                slot.timer = None;
+            }
+            self.enqueue(&agent, Item::of(Command::TimerDue { at }), ctx);
+        }
+        self.arm_timer(ctx);
+    }
+}
+
+impl Handler<EffectEnded> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, ended: EffectEnded, ctx: &mut Context<Self>) {
+        if let Some(slot) = self.slots.get_mut(&ended.agent) {
+            slot.running_effect = None;
+        }
+        if let Some(report) = ended.gate {
+            self.report_to_gate(&report, ctx);
+        }
+        self.enqueue(&ended.agent, Item::of(ended.command), ctx);
+    }
+}
+
+/// Runs the tool on a thread of its own and gives up waiting at the limit; the thread ends when the tool does.
+async fn run_blocking(
+    tools: Arc<Registry>,
+    tool: ToolName,
+    call: ToolCall,
+    limit: Duration,
+) -> Result<ToolOutput, ToolError> {
+    let running = tokio::task::spawn_blocking(move || tools.call(&tool, &call));
+    match tokio::time::timeout(limit, running).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panicked)) => Err(ToolError::fatal("panicked", format!("the tool panicked: {panicked}"))),
+        Err(_) => Err(ToolError::transient("timed_out", format!("no answer within {} ms", limit.as_millis()))),
+    }
+}
+
+/// Whether the tool itself works: a refusal is an answer.
+fn is_answer(result: &Result<ToolOutput, ToolError>) -> bool {
+    result.as_ref().map_or_else(|error| error.tier == ErrorTier::Recoverable, |_| true)
+}
+
+fn outcome_command(
+    node: &NodeContext,
+    effect: EffectId,
+    attempt: u32,
+    safety: ToolSafety,
+    tool: &ToolName,
+    result: Result<ToolOutput, ToolError>,
+    tool_ms: f64,
+) -> Command {
+    let outcome = match result {
+        Ok(output) => ActionOutcome::Answered { output: output.text.into() },
+        // It may have acted before it failed: it must not be tried again as if it had not.
+        Err(error) if !safety.is_restartable() && may_have_acted(&error) => {
+            let happened = node.tools.post_condition(tool, effect);
+            return Command::CallLost { effect, happened };
+        }
+        Err(error) => ActionOutcome::Failed { tier: error.tier, error: error.to_string() },
+    };
+    Command::ActionDone { effect, attempt, outcome, tool_ms }
+}
+
+/// Whether a call that failed may have acted all the same: all but those that never reached the tool, and those
+/// that it refused.
+fn may_have_acted(error: &ToolError) -> bool {
+    error.tier == ErrorTier::Transient && error.retry_after.is_none() && error.code != "connect" && error.code != "busy"
+}
+
+fn probe(node: &NodeContext, boundary: EffectBoundary) {
+    if let Some(probe) = &node.config.effect_probe {
+        (probe.0)(boundary);
+    }
+}

@@ -1,0 +1,229 @@
+//! Goals in: from the topic to an agent's queue, each once, or to the dead letters with the reason.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use kintsugi_agent::Command;
+use kintsugi_eventlog::Record;
+use kintsugi_events::{DeadLetter, Event, Goal, Payload, Subject, Topic};
+use kintsugi_types::{AgentId, GoalId, TenantId};
+use tracing::{error, warn};
+
+use super::slot::{Item, Origin};
+use super::{Partition, goal_id_from};
+use crate::store::{KnownGoal, StoreBatch};
+
+/// Goals that are on their way to an agent at the same time; further ones wait in the log.
+const ACCEPTING_MAX: usize = 256;
+
+/// Records that are read from the log at once: few, for they are read again while nobody has room.
+const READ_RECORDS_MAX: usize = 32;
+
+/// Bytes that are read from the log at once.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// The longest goal that is taken, in bytes.
+pub const GOAL_BYTES_MAX: usize = 256 * 1024;
+
+/// What becomes of a goal.
+enum Route {
+    /// It goes to this agent.
+    To(AgentId, Arc<Goal>),
+    /// It was here before.
+    Known,
+    /// Nobody has room: it stays in the log.
+    Later,
+    /// It cannot be taken.
+    Refused(String),
+}
+
+impl Partition {
+    /// Reads goals from the log while there is room for them.
+    pub(super) fn pump_goals(&mut self, ctx: &mut Context<Self>) {
+        self.are_goals_waiting = true;
+        while self.goals.outstanding() < ACCEPTING_MAX {
+            let room = READ_RECORDS_MAX.min(ACCEPTING_MAX - self.goals.outstanding());
+            let read = self.node.log.read(self.goals.of(), self.goals.next(), room, READ_BYTES_MAX);
+            let records = match read {
+                Ok(records) => records,
+                Err(failure) => {
+                    error!(%failure, "read goals");
+                    return;
+                }
+            };
+            if records.is_empty() {
+                self.are_goals_waiting = false;
+                return;
+            }
+            for record in records {
+                if !self.take_goal(&record, ctx) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes one goal. Returns whether the next one may be looked at.
+    fn take_goal(&mut self, record: &Record, ctx: &mut Context<Self>) -> bool {
+        let route = self.route(record);
+        if matches!(route, Route::Later) {
+            return false;
+        }
+        self.goals.begin(record.offset);
+        match route {
+            Route::To(agent, goal) => {
+                let key = goal_key(&goal);
+                self.accepting.insert(key, content_of(&goal));
+                if let Some(slot) = self.slot(&agent) {
+                    slot.accepting += 1;
+                }
+                self.note_load(&agent);
+                let item = Item::from(Command::AcceptGoal { goal }, Origin::Goals(record.offset));
+                self.enqueue(&agent, item, ctx);
+            }
+            Route::Known | Route::Later => {
+                self.goals.settle(record.offset);
+            }
+            Route::Refused(reason) => {
+                warn!(offset = record.offset, %reason, "goal refused");
+                let letter = self.dead_letter(&reason, record);
+                let position = self.goals.settle(record.offset);
+                self.append_own(vec![letter], vec![position], ctx);
+            }
+        }
+        true
+    }
+
+    fn route(&mut self, record: &Record) -> Route {
+        if record.value.len() > GOAL_BYTES_MAX {
+            let bytes = record.value.len();
+            return Route::Refused(format!("goal of {bytes} bytes is longer than {GOAL_BYTES_MAX}"));
+        }
+        let mut goal: Goal = match serde_json::from_slice(&record.value) {
+            Ok(goal) => goal,
+            Err(reason) => return Route::Refused(format!("goal is not readable: {reason}")),
+        };
+        if goal.text.trim().is_empty() {
+            return Route::Refused("goal has an empty `text`".to_owned());
+        }
+        let id = match (&goal.id, &record.envelope) {
+            (Some(id), _) => id.clone(),
+            (None, Some(envelope)) => match GoalId::new(goal_id_from(envelope.id)) {
+                Ok(id) => id,
+                Err(reason) => return Route::Refused(reason.to_string()),
+            },
+            (None, None) => match GoalId::new(format!("goal-{}-{}", record.partition, record.offset)) {
+                Ok(id) => id,
+                Err(reason) => return Route::Refused(reason.to_string()),
+            },
+        };
+        let content = content_of(&goal);
+        goal.id = Some(id);
+        match self.known(&goal) {
+            Ok(Some(known)) if known == content => return Route::Known,
+            Ok(Some(_)) => {
+                return Route::Refused("a goal with this id but another content was taken before".to_owned());
+            }
+            Ok(None) => {}
+            Err(reason) => return Route::Refused(reason),
+        }
+        self.choose_agent(goal)
+    }
+
+    fn choose_agent(&mut self, goal: Goal) -> Route {
+        if let Some(agent) = goal.agent.clone() {
+            let Some(kind) = self.node.kind_of(&agent).cloned() else {
+                return Route::Refused(format!("there is no agent {agent}"));
+            };
+            let queue_max = self.node.kind(&kind).map_or(0, |config| config.limits.queue_max);
+            let is_full = self.slots.get(&agent).is_some_and(|slot| slot.goals() >= queue_max);
+            return if is_full { Route::Later } else { Route::To(agent, Arc::new(goal)) };
+        }
+        let wanted = goal.kind.clone();
+        let index = match &wanted {
+            Some(kind) => self.loads.iter_mut().find(|index| index.kind() == kind),
+            None => self.loads.first_mut(),
+        };
+        let Some(index) = index else {
+            let kinds: Vec<&str> = self.node.config.kinds.keys().map(AsRef::as_ref).collect();
+            let wanted = wanted.map_or_else(String::new, |kind| format!(" {kind:?}"));
+            return Route::Refused(format!("there is no kind of agent{wanted}; there are {}", kinds.join(", ")));
+        };
+        let Some((number, load)) = index.least_loaded() else {
+            return Route::Refused(format!("there is no agent of kind {}", index.kind()));
+        };
+        let queue_max = self.node.config.kinds.get(index.kind()).map_or(0, |config| config.limits.queue_max);
+        if load >= queue_max {
+            return Route::Later;
+        }
+        match index.agent(number) {
+            Some(agent) => Route::To(agent, Arc::new(goal)),
+            None => Route::Refused("the agent's name is too long".to_owned()),
+        }
+    }
+
+    /// The content that the goal's id stands for, if it was taken before.
+    fn known(&self, goal: &Goal) -> Result<Option<u64>, String> {
+        let Some(id) = &goal.id else { return Ok(None) };
+        let key = key_of(&goal.tenant, goal.agent.as_ref(), id);
+        if let Some(content) = self.accepting.get(&key) {
+            return Ok(Some(*content));
+        }
+        let found = self.node.store.goal(&goal.tenant, goal.agent.as_ref(), id).map_err(|e| e.to_string())?;
+        Ok(found.map(|known| known.content))
+    }
+
+    /// Remembers a goal that is part of an agent's journal now.
+    pub(super) fn note_accepted(&mut self, agent: &AgentId, goal: &Arc<Goal>, batch: &mut StoreBatch<'_>) {
+        let Some(id) = &goal.id else { return };
+        batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, KnownGoal { content: content_of(goal) });
+        self.accepting.remove(&goal_key(goal));
+        if let Some(slot) = self.slots.get_mut(agent) {
+            slot.accepting = slot.accepting.saturating_sub(1);
+        }
+    }
+
+    /// A record that cannot be taken, as an event.
+    fn dead_letter(&self, reason: &str, record: &Record) -> Event {
+        let letter =
+            DeadLetter::new(reason, (record.topic, record.partition, Some(record.offset)), &record.value);
+        let subject = record
+            .envelope
+            .as_ref()
+            .map(|envelope| envelope.subject.clone())
+            .or_else(|| AgentId::new(&record.key).ok().map(Subject::Agent))
+            .unwrap_or(Subject::Engine);
+        self.own_event(subject, Payload::DeadLetter(Box::new(letter)))
+    }
+
+    /// A command that no agent will work, as an event, and its origin settled.
+    pub(super) fn settle_unworked(&mut self, item: &Item, reason: &str, ctx: &mut Context<Self>) {
+        let mut events = Vec::new();
+        let (topic, offset) = match item.origin {
+            Some(Origin::Goals(offset)) => (Topic::Goals, Some(offset)),
+            Some(Origin::Recoveries(offset)) => (Topic::Recoveries, Some(offset)),
+            None => (Topic::Agents, None),
+        };
+        let original = format!("{:?}", item.command);
+        let reason = format!("command {}: {reason}", item.command.name());
+        let letter = DeadLetter::new(reason, (topic, self.number, offset), original.as_bytes());
+        events.push(self.own_event(Subject::Engine, Payload::DeadLetter(Box::new(letter))));
+        let positions = item.origin.map(|origin| self.settle(origin)).into_iter().collect();
+        self.append_own(events, positions, ctx);
+    }
+}
+
+fn goal_key(goal: &Goal) -> Vec<u8> {
+    goal.id.as_ref().map(|id| key_of(&goal.tenant, goal.agent.as_ref(), id)).unwrap_or_default()
+}
+
+fn key_of(tenant: &TenantId, agent: Option<&AgentId>, id: &GoalId) -> Vec<u8> {
+    [tenant.as_str(), agent.map_or("", AgentId::as_str), id.as_str()].join("\0").into_bytes()
+}
+
+/// First eight bytes of the BLAKE3 of a goal without its id: what the same goal has in common with itself.
+pub(crate) fn content_of(goal: &Goal) -> u64 {
+    let content = serde_json::to_vec(&Goal { id: None, ..goal.clone() }).unwrap_or_default();
+    let hash = blake3::hash(&content);
+    hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}

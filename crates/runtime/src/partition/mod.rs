@@ -1,0 +1,258 @@
+//! The partition: the one actor that owns agents, their queues and their addresses.
+//!
+//! It hands an agent at most one command at a time, appends what the agent decides, and only when that is durable
+//! starts what the agent wants done outside. It never decides for an agent.
+
+mod admission;
+mod commit;
+mod deliver;
+mod effects;
+mod engine;
+mod gates;
+mod goals;
+mod recoveries;
+mod slot;
+mod supervise;
+mod tracker;
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use kintsugi_agent::{AgentState, Command};
+use kintsugi_eventlog::{Committed, LogError, Lsn, TopicPartition};
+use kintsugi_events::{Envelope, Event, Payload, Subject, Topic};
+use kintsugi_types::{AgentId, EventId, SystemIds, Timestamp};
+use tracing::error;
+
+use self::admission::LoadIndex;
+use self::engine::EngineWatch;
+use self::gates::Gates;
+use self::slot::Slot;
+use self::tracker::Tracker;
+use crate::agent_actor::{DeathGuard, Decided};
+use crate::config::NodeContext;
+use crate::feed::FeedBatch;
+use crate::node::Break;
+use crate::restore::Restored;
+
+pub(crate) use self::engine::EngineNews;
+pub(crate) use self::goals::content_of;
+
+/// How often positions and the replay mark are brought up to date where no frame carries them.
+const UPKEEP_EVERY: Duration = Duration::from_secs(2);
+
+/// How soon an append that the log had no room for is tried again.
+const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(2);
+
+/// An agent decided.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AgentDecided {
+    agent: AgentId,
+    generation: u64,
+    decided: Decided,
+}
+
+/// An agent's actor is gone.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AgentDied {
+    agent: AgentId,
+    generation: u64,
+}
+
+/// An append of an agent ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct AgentCommitted {
+    agent: AgentId,
+    outcome: Result<Committed, LogError>,
+}
+
+/// An append of the partition itself ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct OwnCommitted {
+    events: Vec<Event>,
+    outcome: Result<Committed, LogError>,
+}
+
+/// An effect ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct EffectEnded {
+    agent: AgentId,
+    command: Command,
+    gate: Option<gates::GateReport>,
+}
+
+/// Look again at an agent whose time to wait is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Retry {
+    agent: AgentId,
+}
+
+/// There are new goals in the log.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct GoalsArrived;
+
+/// A person brings an agent back.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct ResumeAgent {
+    pub(crate) agent: AgentId,
+    pub(crate) by: String,
+}
+
+/// The partition actor.
+pub(crate) struct Partition {
+    node: Arc<NodeContext>,
+    number: u32,
+    source: Arc<str>,
+    slots: HashMap<AgentId, Slot>,
+    restored: HashMap<AgentId, AgentState>,
+    generations: u64,
+    goals: Tracker,
+    recoveries: Tracker,
+    /// Goals on their way to an agent, and the content that their ids stand for.
+    accepting: HashMap<Vec<u8>, u64>,
+    /// Whether the log holds goals that nobody had room for.
+    are_goals_waiting: bool,
+    loads: Vec<LoadIndex>,
+    ready: VecDeque<AgentId>,
+    runnable: usize,
+    timers: BTreeSet<(Timestamp, AgentId)>,
+    timer: Option<(Timestamp, SpawnHandle)>,
+    gates: Gates,
+    engine: EngineWatch,
+    append_again: VecDeque<AgentId>,
+    lost_calls: HashSet<AgentId>,
+    seen: Lsn,
+    _guard: DeathGuard,
+}
+
+impl Partition {
+    /// The partition `number` with what was restored of it. `guard` tells whoever supervises it.
+    pub(crate) fn new(node: Arc<NodeContext>, number: u32, restored: Restored, guard: DeathGuard) -> Self {
+        let tracker = |consumer, topic| {
+            let of = TopicPartition::new(topic, number);
+            let next = node.log.position(consumer, of).unwrap_or_else(|| node.log.start_offset(of));
+            Tracker::new(consumer, of, next)
+        };
+        Self {
+            source: format!("/kintsugi/partition/{number}").into(),
+            number,
+            slots: HashMap::new(),
+            generations: 0,
+            goals: tracker("partition", Topic::Goals),
+            recoveries: tracker("dispatcher", Topic::Recoveries),
+            accepting: HashMap::new(),
+            are_goals_waiting: false,
+            loads: node.config.population.iter().map(LoadIndex::new).collect(),
+            ready: VecDeque::new(),
+            runnable: 0,
+            timers: BTreeSet::new(),
+            timer: None,
+            gates: Gates::restore(&node),
+            engine: EngineWatch::default(),
+            append_again: VecDeque::new(),
+            lost_calls: restored
+                .agents
+                .iter()
+                .filter(|state| is_unrepeatable_call_open(state))
+                .map(|state| state.agent.clone())
+                .collect(),
+            seen: restored.end,
+            restored: restored.agents.into_iter().map(|state| (state.agent.clone(), state)).collect(),
+            node,
+            _guard: guard,
+        }
+    }
+
+    /// An event of the partition's own about `subject`.
+    fn own_event(&self, subject: Subject, payload: Payload) -> Event {
+        let envelope = Envelope::new(&mut SystemIds, self.source.clone(), subject, self.node.clock.now());
+        Event { envelope, payload }
+    }
+
+    /// The log failed for good: the node says so and stops, its state is safe.
+    fn log_failed(&self, failure: &LogError) {
+        error!(%failure, "the log takes no more appends");
+        self.node.status.log_failed(failure.to_string());
+        System::current().stop_with_code(1);
+    }
+
+    fn publish_status(&self) {
+        let mut agents = std::collections::BTreeMap::new();
+        for slot in self.slots.values() {
+            *agents.entry(slot.load.shown).or_insert(0) += 1;
+        }
+        self.node.status.count_agents(agents);
+    }
+}
+
+/// Whether the state waits for a call that may not be repeated: after a crash nobody knows whether it acted.
+fn is_unrepeatable_call_open(state: &AgentState) -> bool {
+    matches!(state.open_effect(), Some(kintsugi_agent::Effect::Call(call)) if !call.safety.is_restartable())
+}
+
+impl Actor for Partition {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.node.feed.subscribe("partition", &[Topic::Goals, Topic::Recoveries], ctx.address().recipient());
+        let waiting: Vec<AgentId> = self.restored.keys().cloned().collect();
+        for agent in waiting {
+            self.wake(&agent, ctx);
+        }
+        ctx.run_interval(UPKEEP_EVERY, |partition, ctx| {
+            partition.keep_up(ctx);
+        });
+        ctx.run_interval(Duration::from_millis(250), |partition, _| partition.publish_status());
+        self.pump_recoveries(ctx);
+        self.pump_goals(ctx);
+    }
+}
+
+impl Handler<FeedBatch> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: FeedBatch, ctx: &mut Context<Self>) {
+        self.pump_recoveries(ctx);
+        self.pump_goals(ctx);
+    }
+}
+
+impl Handler<GoalsArrived> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: GoalsArrived, ctx: &mut Context<Self>) {
+        self.pump_goals(ctx);
+    }
+}
+
+impl Handler<Break> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: Break, _: &mut Context<Self>) {
+        panic!("broken on purpose");
+    }
+}
+
+impl Handler<ResumeAgent> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, resume: ResumeAgent, ctx: &mut Context<Self>) {
+        let item = slot::Item::of(Command::Resume { by: resume.by });
+        self.enqueue(&resume.agent, item, ctx);
+    }
+}
+
+/// The id that a goal without one gets: that of the event that brought it.
+fn goal_id_from(event: EventId) -> String {
+    format!("goal-{}", event.as_uuid().as_simple())
+}

@@ -1,0 +1,146 @@
+//! What the partition holds of one agent with load.
+
+use std::collections::VecDeque;
+
+use actix::Addr;
+use kintsugi_agent::{Command, Effect};
+use kintsugi_eventlog::{Append, Lsn};
+use kintsugi_events::Event;
+use kintsugi_types::{AgentKind, Timestamp};
+
+use crate::agent_actor::{AgentActor, Decided, Load};
+
+/// The most commands that wait for one agent. Each source is bounded by itself: one effect, one timer, one start,
+/// the goals that fit into the agent's queue, and recoveries, of which one is open at a time.
+pub(super) const COMMANDS_MAX: usize = 256;
+
+/// Which topic a command came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The goals topic, at this offset.
+    Goals(u64),
+    /// The recoveries topic, at this offset.
+    Recoveries(u64),
+}
+
+/// A command that waits, with where it came from.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) command: Command,
+    pub(super) origin: Option<Origin>,
+    pub(super) tries: u32,
+}
+
+impl Item {
+    pub(super) fn of(command: Command) -> Self {
+        Self { command, origin: None, tries: 0 }
+    }
+
+    pub(super) fn from(command: Command, origin: Origin) -> Self {
+        Self { command, origin: Some(origin), tries: 0 }
+    }
+}
+
+/// An append on its way, and what happens when it is durable.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) append: Append,
+    pub(super) events: Vec<Event>,
+    pub(super) decided: Decided,
+    pub(super) command: &'static str,
+}
+
+/// What the agent is doing with the command that it was handed.
+#[derive(Debug)]
+pub(super) enum Busy {
+    /// It has none.
+    Free,
+    /// It decides. `None` is a mere wake-up.
+    Deciding(Option<Item>),
+    /// What it decided waits for room in the log.
+    Appending(Box<Pending>),
+    /// What it decided is on its way to the disk.
+    Committing(Box<Pending>),
+}
+
+/// One agent with load.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) kind: AgentKind,
+    pub(super) number: Option<u32>,
+    pub(super) addr: Option<Addr<AgentActor>>,
+    pub(super) generation: u64,
+    pub(super) control: VecDeque<Item>,
+    pub(super) ordinary: VecDeque<Item>,
+    pub(super) busy: Busy,
+    pub(super) load: Load,
+    /// Goals that were routed here and are not yet part of the load.
+    pub(super) accepting: usize,
+    /// Whether a start was asked for and not yet decided.
+    pub(super) is_starting: bool,
+    /// Whether it stands in the queue of agents that could start.
+    pub(super) is_ready: bool,
+    /// The effect that runs in this process.
+    pub(super) running_effect: Option<Effect>,
+    pub(super) timer: Option<Timestamp>,
+    pub(super) snapshot_sequence: u64,
+    /// The first log position that the newest stored snapshot lacks.
+    pub(super) dirty_from: Option<Lsn>,
+    pub(super) deaths: VecDeque<Timestamp>,
+    pub(super) blocked_until: Option<Timestamp>,
+    /// Even quarantine failed: nothing more is delivered.
+    pub(super) is_broken: bool,
+}
+
+impl Slot {
+    pub(super) fn new(kind: AgentKind, number: Option<u32>) -> Self {
+        Self {
+            kind,
+            number,
+            addr: None,
+            generation: 0,
+            control: VecDeque::new(),
+            ordinary: VecDeque::new(),
+            busy: Busy::Free,
+            load: Load {
+                queued: 0,
+                is_running: false,
+                is_runnable: false,
+                is_quarantined: false,
+                shown: "idle",
+            },
+            accepting: 0,
+            is_starting: false,
+            is_ready: false,
+            running_effect: None,
+            timer: None,
+            snapshot_sequence: 0,
+            dirty_from: None,
+            deaths: VecDeque::new(),
+            blocked_until: None,
+            is_broken: false,
+        }
+    }
+
+    /// Goals that the agent has or is about to have.
+    pub(super) fn goals(&self) -> usize {
+        self.load.queued + usize::from(self.load.is_running) + self.accepting
+    }
+
+    /// Whether nothing keeps the agent in memory.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.busy, Busy::Free)
+            && !self.load.is_any()
+            && self.accepting == 0
+            && self.control.is_empty()
+            && self.ordinary.is_empty()
+            && self.running_effect.is_none()
+            && self.dirty_from.is_none()
+            && !self.is_broken
+    }
+
+    /// The next command, control before ordinary work.
+    pub(super) fn next_item(&mut self) -> Option<Item> {
+        self.control.pop_front().or_else(|| self.ordinary.pop_front())
+    }
+}

@@ -1,0 +1,108 @@
+//! What happens when an agent's actor dies: it is rebuilt from the log, a little later each time; a command that
+//! kills it twice is poison; one that keeps dying is quarantined.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use chrono::TimeDelta;
+use kintsugi_agent::Command;
+use kintsugi_types::AgentId;
+use tracing::{error, warn};
+
+use super::slot::{Busy, Item};
+use super::{AgentDied, Partition, Retry};
+
+/// How often a command may kill an agent before it counts as poison.
+const POISON_TRIES: u32 = 2;
+
+impl Handler<AgentDied> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, died: AgentDied, ctx: &mut Context<Self>) {
+        let now = self.node.clock.now();
+        let Some(slot) = self.slots.get_mut(&died.agent).filter(|slot| slot.generation == died.generation) else {
+            return;
+        };
+        slot.addr = None;
+        let window = TimeDelta::milliseconds(
+            i64::try_from(self.node.config.restart_window_ms).unwrap_or(i64::MAX),
+        );
+        slot.deaths.push_back(now);
+        while slot.deaths.front().is_some_and(|death| now.signed_duration_since(*death) > window) {
+            slot.deaths.pop_front();
+        }
+        let deaths = u32::try_from(slot.deaths.len()).unwrap_or(u32::MAX);
+        warn!(agent = %died.agent, deaths, "agent died");
+        let mut poison = None;
+        if let Busy::Deciding(item) = &mut slot.busy {
+            if let Some(mut item) = item.take() {
+                item.tries += 1;
+                if item.tries >= POISON_TRIES {
+                    poison = Some(item);
+                } else {
+                    slot.control.push_front(item);
+                }
+            }
+            slot.busy = Busy::Free;
+        }
+        let restart = self.node.config.restart;
+        let delay = restart.delay_before(deaths + 1, 0.5);
+        slot.blocked_until = delay.map(|delay| now + delay);
+        let is_hopeless = delay.is_none();
+        match poison {
+            Some(item) => self.bury(&died.agent, item, ctx),
+            None if is_hopeless => self.quarantine(&died.agent, "it died too often".to_owned()),
+            None => {}
+        }
+        let pause = delay.unwrap_or(Duration::ZERO);
+        ctx.notify_later(Retry { agent: died.agent }, pause);
+    }
+}
+
+impl Handler<Retry> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, retry: Retry, ctx: &mut Context<Self>) {
+        if let Some(slot) = self.slots.get_mut(&retry.agent) {
+            slot.blocked_until = None;
+        }
+        self.pump(&retry.agent, ctx);
+    }
+}
+
+impl Partition {
+    /// Writes a poisonous command to the dead letters and quarantines the agent.
+    fn bury(&mut self, agent: &AgentId, item: Item, ctx: &mut Context<Self>) {
+        error!(%agent, command = item.command.name(), "command killed the agent twice");
+        if matches!(item.command, Command::Quarantine { .. }) {
+            if let Some(slot) = self.slots.get_mut(agent) {
+                slot.is_broken = true;
+            }
+            self.note_load(agent);
+            return;
+        }
+        let reason = format!("command {} killed the agent twice", item.command.name());
+        // The goal has to reach the journal all the same, for every goal that was taken has to end: quarantine
+        // comes first, and a quarantined agent ends what it accepts.
+        let is_goal = matches!(item.command, Command::AcceptGoal { .. });
+        self.quarantine(agent, reason.clone());
+        if is_goal {
+            if let Some(slot) = self.slots.get_mut(agent) {
+                slot.control.push_back(Item { tries: 0, ..item });
+            }
+        } else {
+            self.settle_unworked(&item, &reason, ctx);
+        }
+    }
+
+    fn quarantine(&mut self, agent: &AgentId, reason: String) {
+        let Some(slot) = self.slots.get_mut(agent) else { return };
+        let is_asked =
+            slot.control.iter().any(|item| matches!(item.command, Command::Quarantine { .. }));
+        if !is_asked {
+            slot.control.push_front(Item::of(Command::Quarantine { reason }));
+        }
+        slot.deaths.clear();
+        self.note_load(agent);
+    }
+}

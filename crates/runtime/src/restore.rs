@@ -1,0 +1,246 @@
+//! Coming back: what the cache lacks is folded from the log.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use kintsugi_agent::AgentState;
+use kintsugi_eventlog::{LogError, Lsn, Record, RecordError};
+use kintsugi_events::{AgentEvent, Payload, Subject, Topic};
+use kintsugi_types::{AgentId, AgentKind, Invariant, NameError, TenantId};
+use tracing::{info, warn};
+
+use crate::config::NodeContext;
+use crate::store::{KnownGoal, StoreError};
+
+/// Why an agent or a node cannot come back.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The log cannot be read.
+    #[error("read log: {0}")]
+    Log(#[from] LogError),
+    /// The cache cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record of the journal cannot be read.
+    #[error("journal record at {lsn}: {source}")]
+    Record {
+        /// Where.
+        lsn: Lsn,
+        /// What is wrong.
+        source: RecordError,
+    },
+    /// A journal lacks events.
+    #[error("journal of {agent} has a gap: {found} follows {last} at {lsn}")]
+    Gap {
+        /// Whose.
+        agent: AgentId,
+        /// The last sequence before the gap.
+        last: u64,
+        /// The sequence after it.
+        found: u64,
+        /// Where.
+        lsn: Lsn,
+    },
+    /// A name in the journal cannot be one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A state cannot be written as JSON.
+    #[error("pack the state of {agent}: {source}")]
+    Pack {
+        /// Whose.
+        agent: AgentId,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// What a partition comes back with.
+#[derive(Debug, Default)]
+pub struct Restored {
+    /// Agents with load.
+    pub agents: Vec<AgentState>,
+    /// Where the log ended.
+    pub end: Lsn,
+}
+
+/// A placeholder until `agent.created`, the first event of every journal, is folded in.
+fn unborn(agent: &AgentId, kind: Option<AgentKind>, tenant: &TenantId) -> Result<AgentState, RestoreError> {
+    let kind = match kind {
+        Some(kind) => kind,
+        None => AgentKind::new(agent.as_str())?,
+    };
+    Ok(AgentState::new(agent.clone(), kind, tenant.clone()))
+}
+
+/// Folds one record of the journal into `state`. A sequence that was folded in before is passed over.
+fn fold(node: &NodeContext, state: &mut AgentState, record: &Record, event: &AgentEvent) -> Result<(), RestoreError> {
+    let found = record.envelope.as_ref().and_then(|envelope| envelope.sequence).unwrap_or(0);
+    if found <= state.sequence {
+        return Ok(());
+    }
+    let follows = found == state.sequence + 1;
+    if !node.invariants.check(Invariant::SequenceWithoutGap, follows) {
+        return Err(RestoreError::Gap {
+            agent: state.agent.clone(),
+            last: state.sequence,
+            found,
+            lsn: record.lsn,
+        });
+    }
+    if let AgentEvent::CheckpointTaken(checkpoint) = event {
+        let is_same = checkpoint.state_hash == state.hash();
+        if !node.invariants.check(Invariant::CheckpointHashMatches, is_same) {
+            warn!(agent = %state.agent, sequence = found, "the folded state is not the one that was live");
+        }
+    }
+    state.apply(event);
+    Ok(())
+}
+
+/// Restores the node: folds what the cache lacks, brings the cache up to date, and returns the agents with load.
+pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
+    // What an earlier life of this process still had queued comes before what is read here.
+    node.log.flush()?;
+    let from = node.store.replay_from()?.max(node.log.start_lsn());
+    let mut states: HashMap<AgentId, AgentState> = HashMap::new();
+    let mut goals = node.store.batch();
+    let mut failure = None;
+    if node.store.was_fresh() {
+        load_snapshots(node, &mut states)?;
+    }
+    let end = node.log.replay(from, &mut |record| match fold_record(node, &mut states, &mut goals, &record) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(found) => {
+            failure = Some(found);
+            ControlFlow::Break(())
+        }
+    })?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let mut batch = goals;
+    for state in states.values() {
+        let json = serde_json::to_vec(state)
+            .map_err(|source| RestoreError::Pack { agent: state.agent.clone(), source })?;
+        batch.put_agent(&state.agent, &json, state.has_load())?;
+    }
+    batch.put_replay_from(end);
+    batch.commit()?;
+    let mut agents: Vec<AgentState> = states.into_values().filter(AgentState::has_load).collect();
+    agents.sort_by(|a, b| a.agent.cmp(&b.agent));
+    let before = loaded_before(node, &agents)?;
+    agents.extend(before);
+    info!(agents = agents.len(), from = from.0, end = end.0, "restored");
+    Ok(Restored { agents, end })
+}
+
+/// Agents with load that had no event since the cache was brought up to date.
+fn loaded_before(node: &NodeContext, found: &[AgentState]) -> Result<Vec<AgentState>, RestoreError> {
+    let mut before = Vec::new();
+    for agent in node.store.loaded_agents()? {
+        if found.iter().any(|state| state.agent == agent) {
+            continue;
+        }
+        before.extend(node.store.agent(&agent)?.filter(AgentState::has_load));
+    }
+    Ok(before)
+}
+
+fn load_snapshots(node: &NodeContext, states: &mut HashMap<AgentId, AgentState>) -> Result<(), RestoreError> {
+    let mut failure = None;
+    node.log.replay(node.log.start_lsn(), &mut |record| {
+        if record.topic != Topic::Snapshots {
+            return ControlFlow::Continue(());
+        }
+        match record.to_event().map(|event| event.payload) {
+            Ok(Payload::Snapshot(snapshot)) => {
+                if let Some(stage) = snapshot.of.strip_prefix("stage:") {
+                    let mut batch = node.store.batch();
+                    batch.put_stage(&format!("stage:{stage}"), snapshot.state.get().as_bytes());
+                    if let Err(found) = batch.commit() {
+                        failure = Some(RestoreError::Store(found));
+                        return ControlFlow::Break(());
+                    }
+                } else if let Ok(state) = serde_json::from_str::<AgentState>(snapshot.state.get()) {
+                    states.insert(state.agent.clone(), state);
+                }
+                ControlFlow::Continue(())
+            }
+            Ok(_) => ControlFlow::Continue(()),
+            Err(source) => {
+                failure = Some(RestoreError::Record { lsn: record.lsn, source });
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failure.map_or(Ok(()), Err)
+}
+
+fn fold_record(
+    node: &NodeContext,
+    states: &mut HashMap<AgentId, AgentState>,
+    goals: &mut crate::store::StoreBatch<'_>,
+    record: &Record,
+) -> Result<(), RestoreError> {
+    if record.topic != Topic::Agents {
+        return Ok(());
+    }
+    let event = record.to_event().map_err(|source| RestoreError::Record { lsn: record.lsn, source })?;
+    let (Subject::Agent(agent), Payload::Agent(agent_event)) = (&event.envelope.subject, &event.payload) else {
+        return Ok(());
+    };
+    if let AgentEvent::GoalAccepted { goal } = &**agent_event
+        && let Some(id) = &goal.id
+    {
+        let content = crate::partition::content_of(goal);
+        goals.put_goal(&goal.tenant, goal.agent.as_ref(), id, KnownGoal { content });
+    }
+    if !states.contains_key(agent) {
+        let stored = node.store.agent(agent)?;
+        let kind = node.kind_of(agent).cloned();
+        let state = match stored {
+            Some(state) => state,
+            None => unborn(agent, kind, &node.config.tenant)?,
+        };
+        states.insert(agent.clone(), state);
+    }
+    match states.get_mut(agent) {
+        Some(state) => fold(node, state, record, agent_event),
+        None => Ok(()),
+    }
+}
+
+/// Rebuilds one agent after its actor died: its stored snapshot and what the log holds since.
+pub fn rebuild_agent(
+    node: &NodeContext,
+    agent: &AgentId,
+    kind: Option<AgentKind>,
+    dirty_from: Option<Lsn>,
+) -> Result<AgentState, RestoreError> {
+    let mut state = match node.store.agent(agent)? {
+        Some(state) => state,
+        None => unborn(agent, kind, &node.config.tenant)?,
+    };
+    let Some(from) = dirty_from else { return Ok(state) };
+    let mut failure = None;
+    node.log.replay(from, &mut |record| {
+        if record.topic != Topic::Agents || record.key != agent.as_str() {
+            return ControlFlow::Continue(());
+        }
+        let folded = record
+            .to_event()
+            .map_err(|source| RestoreError::Record { lsn: record.lsn, source })
+            .and_then(|event| match &event.payload {
+                Payload::Agent(agent_event) => fold(node, &mut state, &record, agent_event),
+                _ => Ok(()),
+            });
+        match folded {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(found) => {
+                failure = Some(found);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failure.map_or(Ok(state), Err)
+}

@@ -1,0 +1,341 @@
+//! A healing stage: it reads topics, keeps a state, and appends what it finds. It knows the system only through
+//! events.
+//!
+//! Its position rides on what it writes. Its state is snapshotted together with the position that it belongs to;
+//! after a restart what lies between snapshot and position is taken in again without writing, and since ids derive
+//! from the events that caused them, the state comes out the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position, TopicPartition};
+use kintsugi_events::{Envelope, Event, Payload, Snapshot, Subject, Topic};
+use kintsugi_types::{DerivedIds, SystemIds};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tracing::{error, warn};
+
+use crate::agent_actor::DeathGuard;
+use crate::config::NodeContext;
+use crate::feed::FeedBatch;
+use crate::node::Break;
+
+/// How often a stage looks at the time, and at topics that the feed may have skipped.
+const TICK_EVERY: Duration = Duration::from_millis(100);
+
+/// Ticks between two snapshots of a stage that took something in: five seconds.
+const SNAPSHOT_TICKS: u32 = 50;
+
+/// Records that are read from the log at once.
+const READ_RECORDS_MAX: usize = 512;
+
+/// Bytes that are read from the log at once.
+const READ_BYTES_MAX: usize = 4 << 20;
+
+/// Version of the form of a stage's snapshot.
+const STATE_VERSION: u32 = 1;
+
+/// What makes one stage differ from another.
+pub(crate) trait Stage: Unpin + 'static {
+    /// Its name: its consumer's name too.
+    const NAME: &'static str;
+    /// The topics that it reads.
+    const INPUTS: &'static [Topic];
+
+    /// Takes an event in and returns what follows from it.
+    fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload>;
+
+    /// Looks at the time and returns what follows from it.
+    fn tick(&mut self, now: kintsugi_types::Timestamp) -> Vec<Payload>;
+
+    /// The state as JSON.
+    fn save(&self) -> serde_json::Result<Box<RawValue>>;
+
+    /// Takes over a state that was saved.
+    fn load(&mut self, state: &RawValue) -> serde_json::Result<()>;
+}
+
+/// A stage's snapshot: its state and the offsets that it had taken in.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    next: BTreeMap<Topic, u64>,
+    state: Box<RawValue>,
+}
+
+/// An append of a stage ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct StageCommitted {
+    events: Vec<Event>,
+    outcome: Result<Committed, LogError>,
+}
+
+/// The actor around a stage.
+pub(crate) struct StageActor<S: Stage> {
+    node: Arc<NodeContext>,
+    partition: u32,
+    source: Arc<str>,
+    stage: S,
+    /// The next offset to take in, by topic.
+    next: BTreeMap<Topic, u64>,
+    /// Up to here what follows was written before a restart.
+    written: BTreeMap<Topic, u64>,
+    is_changed: bool,
+    ticks: u32,
+    _guard: DeathGuard,
+}
+
+impl<S: Stage> StageActor<S> {
+    /// A stage as it was before a restart, or a new one.
+    pub(crate) fn new(node: Arc<NodeContext>, partition: u32, mut stage: S, guard: DeathGuard) -> Self {
+        let mut next = BTreeMap::new();
+        let key = format!("stage:{}", S::NAME);
+        match node.store.stage(&key) {
+            Ok(Some(json)) => match restore(&mut stage, &json) {
+                Ok(saved) => next = saved,
+                Err(failure) => warn!(stage = S::NAME, %failure, "snapshot is unreadable: starting afresh"),
+            },
+            Ok(None) => {}
+            Err(failure) => warn!(stage = S::NAME, %failure, "snapshot is unreadable: starting afresh"),
+        }
+        let mut written = BTreeMap::new();
+        for topic in S::INPUTS {
+            let of = TopicPartition::new(*topic, partition);
+            let start = node.log.start_offset(of);
+            let position = node.log.position(S::NAME, of).unwrap_or(start).max(start);
+            written.insert(*topic, position);
+            let taken = next.entry(*topic).or_insert(start);
+            *taken = (*taken).clamp(start, position);
+        }
+        Self {
+            source: format!("/kintsugi/{}", S::NAME).into(),
+            node,
+            partition,
+            stage,
+            next,
+            written,
+            is_changed: false,
+            ticks: 0,
+            _guard: guard,
+        }
+    }
+
+    /// Takes in what the log holds and the feed did not bring.
+    fn catch_up(&mut self, ctx: &mut Context<Self>) {
+        for topic in S::INPUTS {
+            let of = TopicPartition::new(*topic, self.partition);
+            loop {
+                let next = self.next.get(topic).copied().unwrap_or(0);
+                let records = match self.node.log.read(of, next, READ_RECORDS_MAX, READ_BYTES_MAX) {
+                    Ok(records) => records,
+                    Err(failure) => {
+                        error!(stage = S::NAME, %topic, %failure, "read");
+                        return;
+                    }
+                };
+                if records.is_empty() {
+                    break;
+                }
+                let mut found = Vec::new();
+                for record in records {
+                    match record.to_event() {
+                        Ok(event) => self.take(*topic, record.offset, &event, &mut found),
+                        Err(failure) => {
+                            warn!(stage = S::NAME, %topic, offset = record.offset, %failure, "skipped");
+                            self.next.insert(*topic, record.offset + 1);
+                        }
+                    }
+                }
+                self.append(found, ctx);
+            }
+        }
+    }
+
+    fn take(&mut self, topic: Topic, offset: u64, event: &Event, found: &mut Vec<Event>) {
+        self.next.insert(topic, offset + 1);
+        self.is_changed = true;
+        let mut ids = DerivedIds::new(event.envelope.id.as_uuid(), S::NAME);
+        let payloads = self.stage.consume(event, &mut ids);
+        if self.written.get(&topic).is_some_and(|written| offset < *written) {
+            return;
+        }
+        let now = self.node.clock.now();
+        for payload in payloads {
+            let subject = subject_of(&payload).unwrap_or_else(|| event.envelope.subject.clone());
+            let mut envelope = Envelope::new(&mut ids, self.source.clone(), subject, now);
+            envelope.goal.clone_from(&event.envelope.goal);
+            envelope.causation = Some(event.envelope.id);
+            envelope.tenant.clone_from(&event.envelope.tenant);
+            found.push(Event { envelope, payload });
+        }
+    }
+
+    fn positions(&self) -> Vec<Position> {
+        S::INPUTS
+            .iter()
+            .map(|topic| Position {
+                consumer: S::NAME.into(),
+                topic: *topic,
+                partition: self.partition,
+                next_offset: self.next.get(topic).copied().unwrap_or(0),
+            })
+            .collect()
+    }
+
+    /// Appends what was found, with the positions that it follows from.
+    fn append(&mut self, found: Vec<Event>, ctx: &mut Context<Self>) {
+        if !found.is_empty() {
+            self.append_always(found, ctx);
+        }
+    }
+
+    fn append_always(&mut self, events: Vec<Event>, ctx: &mut Context<Self>) {
+        let records = events.iter().map(|event| NewRecord::from_event(event, self.partition));
+        let records = match records.collect::<Result<Vec<_>, _>>() {
+            Ok(records) => records,
+            Err(failure) => {
+                error!(stage = S::NAME, %failure, "encode events");
+                return;
+            }
+        };
+        let append = Append { records, positions: self.positions() };
+        let address = ctx.address();
+        let told = events.clone();
+        let outcome = self.node.log.append(
+            &append,
+            Box::new(move |outcome| address.do_send(StageCommitted { events, outcome })),
+        );
+        match outcome {
+            Ok(()) => {}
+            // The stage is behind anyway when the log has no room: waiting for it slows nobody else down.
+            Err(failure) if failure.is_retryable() => {
+                let outcome = self.node.log.append_wait(&append);
+                ctx.notify(StageCommitted { events: told, outcome });
+            }
+            Err(failure) => error!(stage = S::NAME, %failure, "append"),
+        }
+    }
+
+    fn on_tick(&mut self, ctx: &mut Context<Self>) {
+        self.catch_up(ctx);
+        let now = self.node.clock.now();
+        let found: Vec<Event> = self
+            .stage
+            .tick(now)
+            .into_iter()
+            .map(|payload| {
+                let subject = subject_of(&payload).unwrap_or(Subject::Engine);
+                Event {
+                    envelope: Envelope::new(&mut SystemIds, self.source.clone(), subject, now),
+                    payload,
+                }
+            })
+            .collect();
+        self.append(found, ctx);
+        self.ticks += 1;
+        if self.ticks >= SNAPSHOT_TICKS {
+            self.ticks = 0;
+            if self.is_changed {
+                self.is_changed = false;
+                self.snapshot(ctx);
+            }
+        }
+    }
+
+    fn snapshot(&mut self, ctx: &mut Context<Self>) {
+        let name = format!("stage:{}", S::NAME);
+        let saved = self.stage.save().and_then(|state| {
+            let json = serde_json::to_string(&Saved { next: self.next.clone(), state })?;
+            RawValue::from_string(json)
+        });
+        let state = match saved {
+            Ok(state) => state,
+            Err(failure) => {
+                error!(stage = S::NAME, %failure, "save state");
+                return;
+            }
+        };
+        let mut batch = self.node.store.batch();
+        batch.put_stage(&name, state.get().as_bytes());
+        if let Err(failure) = batch.commit() {
+            error!(stage = S::NAME, %failure, "write cache");
+        }
+        let payload =
+            Payload::Snapshot(Box::new(Snapshot { of: name, version: STATE_VERSION, sequence: 0, state }));
+        let now = self.node.clock.now();
+        let envelope = Envelope::new(&mut SystemIds, self.source.clone(), Subject::Engine, now);
+        self.append_always(vec![Event { envelope, payload }], ctx);
+    }
+}
+
+fn restore<S: Stage>(stage: &mut S, json: &[u8]) -> serde_json::Result<BTreeMap<Topic, u64>> {
+    let saved: Saved = serde_json::from_slice(json)?;
+    stage.load(&saved.state)?;
+    Ok(saved.next)
+}
+
+/// What a stage's finding is about.
+fn subject_of(payload: &Payload) -> Option<Subject> {
+    match payload {
+        Payload::Anomaly(anomaly) => Some(anomaly.agent.clone()),
+        Payload::Diagnosis(diagnosis) => Some(diagnosis.agent.clone()),
+        Payload::Recovery(recovery) => Some(recovery.agent.clone()),
+        _ => None,
+    }
+}
+
+impl<S: Stage> Actor for StageActor<S> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.node.feed.subscribe(S::NAME, S::INPUTS, ctx.address().recipient());
+        self.catch_up(ctx);
+        ctx.run_interval(TICK_EVERY, Self::on_tick);
+    }
+}
+
+impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
+    type Result = ();
+
+    fn handle(&mut self, batch: FeedBatch, ctx: &mut Context<Self>) {
+        let mut found = Vec::new();
+        for committed in batch.events.iter().filter(|committed| S::INPUTS.contains(&committed.topic)) {
+            let next = self.next.get(&committed.topic).copied().unwrap_or(0);
+            if committed.offset == next {
+                self.take(committed.topic, committed.offset, &committed.event, &mut found);
+            } else if committed.offset > next {
+                // What was found so far goes first: positions must not run ahead of it.
+                self.append(std::mem::take(&mut found), ctx);
+                self.catch_up(ctx);
+            }
+        }
+        self.append(found, ctx);
+    }
+}
+
+impl<S: Stage> Handler<Break> for StageActor<S> {
+    type Result = ();
+
+    fn handle(&mut self, _: Break, _: &mut Context<Self>) {
+        panic!("broken on purpose");
+    }
+}
+
+impl<S: Stage> Handler<StageCommitted> for StageActor<S> {
+    type Result = ();
+
+    fn handle(&mut self, message: StageCommitted, _: &mut Context<Self>) {
+        match message.outcome {
+            Ok(committed) => {
+                self.node.status.count(&message.events);
+                self.node.feed.publish(message.events, &committed);
+            }
+            Err(failure) => {
+                error!(stage = S::NAME, %failure, "the log takes no more appends");
+                self.node.status.log_failed(failure.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Diagnoses in, recoveries out; and what came of them back in.
+
+use std::sync::Arc;
+
+use kintsugi_events::{Event, Mode, Payload, Topic};
+use kintsugi_recover::{PolicySet, Recoverer};
+use kintsugi_types::{DerivedIds, Timestamp};
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::stage::Stage;
+
+/// The recoverer as a stage.
+pub(crate) struct RecoverStage {
+    policies: Arc<PolicySet>,
+    mode: Mode,
+    recoverer: Recoverer,
+    seed: u64,
+}
+
+impl RecoverStage {
+    /// A recoverer that has planned nothing yet.
+    pub(crate) fn new(policies: Arc<PolicySet>, mode: Mode, seed: u64) -> Self {
+        Self { recoverer: Recoverer::new(policies.clone(), mode), policies, mode, seed }
+    }
+}
+
+fn payloads(recoveries: Vec<kintsugi_events::Recovery>) -> Vec<Payload> {
+    recoveries.into_iter().map(|recovery| Payload::Recovery(Box::new(recovery))).collect()
+}
+
+impl Stage for RecoverStage {
+    const NAME: &'static str = "recover";
+    const INPUTS: &'static [Topic] = &[Topic::Recoveries, Topic::Diagnoses];
+
+    fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload> {
+        match &event.payload {
+            Payload::Diagnosis(diagnosis) => {
+                // Each diagnosis draws for itself, the same again after a restart.
+                let seed = self.seed ^ diagnosis.diagnosis.as_uuid().as_u64_pair().1;
+                payloads(self.recoverer.plan(diagnosis, event.envelope.time, seed, ids))
+            }
+            Payload::Recovery(recovery) => {
+                self.recoverer.observe(recovery);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn tick(&mut self, now: Timestamp) -> Vec<Payload> {
+        payloads(self.recoverer.tick(now))
+    }
+
+    fn save(&self) -> serde_json::Result<Box<RawValue>> {
+        to_raw_value(self.recoverer.account())
+    }
+
+    fn load(&mut self, state: &RawValue) -> serde_json::Result<()> {
+        let account = serde_json::from_str(state.get())?;
+        self.recoverer = Recoverer::restore(self.policies.clone(), self.mode, account);
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! What is going on in a node, for progress lines and summaries: counters, never a source of truth.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use kintsugi_events::{Event, GoalStatus, Payload, RecoveryPhase};
+use kintsugi_types::TokenUsage;
+use serde::Serialize;
+
+/// Counters of a node at one time.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct StatusSnapshot {
+    /// Goals that were accepted by an agent, by this process.
+    pub goals_accepted: u64,
+    /// Goals that ended, by status.
+    pub goals_completed: u64,
+    /// See `goals_completed`.
+    pub goals_partial: u64,
+    /// See `goals_completed`.
+    pub goals_failed: u64,
+    /// Agents with load, by the state that is shown.
+    pub agents: BTreeMap<&'static str, u64>,
+    /// Steps that were measured.
+    pub steps: u64,
+    /// Tool calls that ended.
+    pub tool_calls: u64,
+    /// Tokens of thoughts.
+    pub tokens: TokenUsage,
+    /// Anomalies that were found.
+    pub anomalies: u64,
+    /// Recoveries that helped.
+    pub healed: u64,
+    /// Recoveries that did not.
+    pub not_healed: u64,
+    /// The newest lines about seams, oldest first.
+    pub seam_lines: Vec<String>,
+    /// Set when the log takes no more appends: the node cannot go on.
+    pub log_failure: Option<String>,
+}
+
+impl StatusSnapshot {
+    /// Goals that ended.
+    pub const fn goals_ended(&self) -> u64 {
+        self.goals_completed + self.goals_partial + self.goals_failed
+    }
+}
+
+/// The most lines about seams that wait to be shown; the oldest are dropped.
+const SEAM_LINES_MAX: usize = 256;
+
+/// The counters of a running node.
+#[derive(Debug, Default)]
+pub struct Status {
+    inner: Mutex<StatusSnapshot>,
+}
+
+impl Status {
+    /// The counters now. Lines about seams are handed out once.
+    pub fn take(&self) -> StatusSnapshot {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = std::mem::take(&mut inner.seam_lines);
+        let mut snapshot = inner.clone();
+        snapshot.seam_lines = lines;
+        snapshot
+    }
+
+    pub(crate) fn count_agents(&self, agents: BTreeMap<&'static str, u64>) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).agents = agents;
+    }
+
+    pub(crate) fn log_failed(&self, reason: String) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).log_failure = Some(reason);
+    }
+
+    /// Counts events that were committed.
+    pub(crate) fn count(&self, events: &[Event]) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        for event in events {
+            match &event.payload {
+                Payload::Result(result) => match result.status {
+                    GoalStatus::Completed => inner.goals_completed += 1,
+                    GoalStatus::Partial => inner.goals_partial += 1,
+                    GoalStatus::Failed => inner.goals_failed += 1,
+                },
+                Payload::Metric(metric) => {
+                    inner.steps += 1;
+                    inner.tokens += metric.tokens;
+                    inner.tool_calls += u64::from(metric.tool.is_some());
+                }
+                Payload::Anomaly(_) => inner.anomalies += 1,
+                Payload::Recovery(recovery) if recovery.phase.is_terminal() => {
+                    match recovery.phase {
+                        RecoveryPhase::Completed => inner.healed += 1,
+                        RecoveryPhase::Failed => inner.not_healed += 1,
+                        _ => {}
+                    }
+                    if recovery.phase != RecoveryPhase::Abandoned {
+                        if inner.seam_lines.len() == SEAM_LINES_MAX {
+                            inner.seam_lines.remove(0);
+                        }
+                        let line = seam_line(recovery);
+                        inner.seam_lines.push(line);
+                    }
+                }
+                Payload::Agent(agent_event) => {
+                    if matches!(**agent_event, kintsugi_events::AgentEvent::GoalAccepted { .. }) {
+                        inner.goals_accepted += 1;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn seam_line(recovery: &kintsugi_events::Recovery) -> String {
+    let health = |score: Option<kintsugi_types::Score>| {
+        score.map_or_else(|| "?".to_owned(), |score| format!("{:.2}", score.get()))
+    };
+    format!(
+        "{} {}: {} {} in {} ms, health {} to {}",
+        recovery.agent,
+        recovery.fault_type.name(),
+        recovery.action.name(),
+        recovery.phase.name(),
+        recovery.duration_ms.unwrap_or(0),
+        health(recovery.health_before),
+        health(recovery.health_after),
+    )
+}

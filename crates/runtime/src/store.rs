@@ -1,0 +1,222 @@
+//! The cache beside the log: dormant agents, known goals, and from where the log has to be replayed.
+//!
+//! It is never the truth. What it lacks is replayed from the log; a missing or foreign one is made anew.
+
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use kintsugi_agent::{AgentState, STATE_VERSION};
+use kintsugi_eventlog::Lsn;
+use kintsugi_types::{AgentId, GoalId, TenantId};
+use serde::{Deserialize, Serialize};
+
+/// Version of this cache's own form; another one is thrown away and rebuilt.
+const FORMAT: u32 = 1;
+
+/// The most bytes that a state may have when it is unpacked.
+const STATE_BYTES_MAX: usize = 64 << 20;
+
+/// Level of zstd: the fastest that still makes a third of it.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database itself failed.
+    #[error("agent cache: {what}: {source}")]
+    Database {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: fjall::Error,
+    },
+    /// An entry cannot be read.
+    #[error("agent cache: entry of {key} is damaged: {reason}; delete the folder {folder:?}, it is rebuilt from the log")]
+    Damaged {
+        /// Whose entry.
+        key: String,
+        /// What is wrong.
+        reason: String,
+        /// Where the cache lies.
+        folder: std::path::PathBuf,
+    },
+}
+
+/// What a goal's id is known to stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownGoal {
+    /// First eight bytes of the BLAKE3 of the goal's content.
+    pub content: u64,
+}
+
+/// The cache.
+pub struct Store {
+    folder: std::path::PathBuf,
+    database: Database,
+    agents: Keyspace,
+    goals: Keyspace,
+    stages: Keyspace,
+    loaded: Keyspace,
+    meta: Keyspace,
+    was_fresh: bool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// Changes that are made together.
+pub struct StoreBatch<'a> {
+    store: &'a Store,
+    batch: fjall::OwnedWriteBatch,
+}
+
+impl std::fmt::Debug for StoreBatch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreBatch")
+    }
+}
+
+fn database(what: &'static str) -> impl Fn(fjall::Error) -> StoreError {
+    move |source| StoreError::Database { what, source }
+}
+
+impl Store {
+    /// Opens the cache in `folder`, or makes it.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let database_opened = Database::builder(folder).worker_threads(1).open().map_err(database("open"))?;
+        let keyspace = |name| {
+            database_opened.keyspace(name, KeyspaceCreateOptions::default).map_err(database("open keyspace"))
+        };
+        let (agents, goals, stages) = (keyspace("agents")?, keyspace("goals")?, keyspace("stages")?);
+        let (loaded, meta) = (keyspace("loaded")?, keyspace("meta")?);
+        let format = meta.get("format").map_err(database("read format"))?;
+        let was_fresh = format.as_deref() != Some(&FORMAT.to_be_bytes());
+        if was_fresh {
+            for keyspace in [&agents, &goals, &stages, &loaded, &meta] {
+                keyspace.clear().map_err(database("clear"))?;
+            }
+            meta.insert("format", FORMAT.to_be_bytes()).map_err(database("write format"))?;
+        }
+        let folder = folder.to_owned();
+        Ok(Self { folder, database: database_opened, agents, goals, stages, loaded, meta, was_fresh })
+    }
+
+    /// Whether it was empty when it was opened.
+    pub const fn was_fresh(&self) -> bool {
+        self.was_fresh
+    }
+
+    /// The agent's state as it was last put, if it was.
+    pub fn agent(&self, agent: &AgentId) -> Result<Option<AgentState>, StoreError> {
+        let Some(packed) = self.agents.get(agent.as_str()).map_err(database("read agent"))? else {
+            return Ok(None);
+        };
+        let damaged = |reason: String| StoreError::Damaged {
+            key: agent.to_string(),
+            reason,
+            folder: self.folder.clone(),
+        };
+        let (version, packed) =
+            packed.split_first_chunk::<4>().ok_or_else(|| damaged("is too short".to_owned()))?;
+        let version = u32::from_be_bytes(*version);
+        if version != STATE_VERSION {
+            return Err(damaged(format!("has version {version}, this program reads {STATE_VERSION}")));
+        }
+        let json = zstd::bulk::decompress(packed, STATE_BYTES_MAX).map_err(|e| damaged(e.to_string()))?;
+        serde_json::from_slice(&json).map(Some).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// The agents that had load when they were last put.
+    pub fn loaded_agents(&self) -> Result<Vec<AgentId>, StoreError> {
+        let mut agents = Vec::new();
+        for entry in self.loaded.iter() {
+            let key = entry.key().map_err(database("list loaded agents"))?;
+            let name = String::from_utf8_lossy(&key);
+            agents.push(AgentId::new(&name).map_err(|reason| StoreError::Damaged {
+                key: name.into_owned(),
+                reason: reason.to_string(),
+                folder: self.folder.clone(),
+            })?);
+        }
+        Ok(agents)
+    }
+
+    /// A stage's state as it was last put, if it was.
+    pub fn stage(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.stages.get(name).map_err(database("read stage"))?.map(|bytes| bytes.to_vec()))
+    }
+
+    /// What is known of a goal's id.
+    pub fn goal(
+        &self,
+        tenant: &TenantId,
+        agent: Option<&AgentId>,
+        goal: &GoalId,
+    ) -> Result<Option<KnownGoal>, StoreError> {
+        let found = self.goals.get(goal_key(tenant, agent, goal)).map_err(database("read goal"))?;
+        Ok(found.and_then(|bytes| {
+            bytes.first_chunk::<8>().map(|content| KnownGoal { content: u64::from_be_bytes(*content) })
+        }))
+    }
+
+    /// From where the log has to be replayed to bring the cache up to date.
+    pub fn replay_from(&self) -> Result<Lsn, StoreError> {
+        let found = self.meta.get("replay_from").map_err(database("read replay position"))?;
+        Ok(found.and_then(|bytes| bytes.first_chunk::<8>().map(|lsn| Lsn(u64::from_be_bytes(*lsn)))).unwrap_or_default())
+    }
+
+    /// Begins a set of changes that are made together.
+    pub fn batch(&self) -> StoreBatch<'_> {
+        StoreBatch { store: self, batch: self.database.batch() }
+    }
+}
+
+impl StoreBatch<'_> {
+    /// Puts an agent's state and whether it has load.
+    pub fn put_agent(&mut self, agent: &AgentId, json: &[u8], has_load: bool) -> Result<(), StoreError> {
+        let packed = zstd::bulk::compress(json, ZSTD_LEVEL).map_err(|error| StoreError::Damaged {
+            key: agent.to_string(),
+            reason: error.to_string(),
+            folder: self.store.folder.clone(),
+        })?;
+        let mut value = Vec::with_capacity(packed.len() + 4);
+        value.extend_from_slice(&STATE_VERSION.to_be_bytes());
+        value.extend_from_slice(&packed);
+        self.batch.insert(&self.store.agents, agent.as_str(), value);
+        if has_load {
+            self.batch.insert(&self.store.loaded, agent.as_str(), []);
+        } else {
+            self.batch.remove(&self.store.loaded, agent.as_str());
+        }
+        Ok(())
+    }
+
+    /// Puts a stage's state.
+    pub fn put_stage(&mut self, name: &str, json: &[u8]) {
+        self.batch.insert(&self.store.stages, name, json);
+    }
+
+    /// Puts what is known of a goal's id.
+    pub fn put_goal(&mut self, tenant: &TenantId, agent: Option<&AgentId>, goal: &GoalId, known: KnownGoal) {
+        self.batch.insert(&self.store.goals, goal_key(tenant, agent, goal), known.content.to_be_bytes());
+    }
+
+    /// Puts from where the log has to be replayed.
+    pub fn put_replay_from(&mut self, lsn: Lsn) {
+        self.batch.insert(&self.store.meta, "replay_from", lsn.0.to_be_bytes());
+    }
+
+    /// Makes the changes.
+    pub fn commit(self) -> Result<(), StoreError> {
+        self.batch.commit().map_err(database("write"))
+    }
+}
+
+/// `tenant NUL agent NUL goal`: names hold no control characters, so the key is unambiguous.
+fn goal_key(tenant: &TenantId, agent: Option<&AgentId>, goal: &GoalId) -> Vec<u8> {
+    let agent = agent.map_or("", AgentId::as_str);
+    [tenant.as_str(), agent, goal.as_str()].join("\0").into_bytes()
+}
