@@ -66,6 +66,15 @@ enum AnyOf {
     Several(Vec<String>),
 }
 
+/// Whether `expect` is of its form, so that a mistake is found before any goal is worked.
+pub fn check(expect: &Value) -> Result<(), ExpectError> {
+    read(expect).map(|_| ())
+}
+
+fn read(expect: &Value) -> Result<Expect, ExpectError> {
+    Expect::deserialize(expect).map_err(|error| ExpectError { reason: error.to_string() })
+}
+
 /// Whether `result` is what `expect` demands. `is_write` tells which tools change something; only their calls are
 /// compared, since how often an agent looked something up is its own business. Fails where `expect` is not of its
 /// form.
@@ -74,7 +83,7 @@ pub fn evaluate(
     result: &GoalResult,
     is_write: &dyn Fn(&ToolName) -> bool,
 ) -> Result<bool, ExpectError> {
-    let expect = Expect::deserialize(expect).map_err(|error| ExpectError { reason: error.to_string() })?;
+    let expect = read(expect)?;
     let status_fits = result.status == expect.status.unwrap_or(GoalStatus::Completed);
     let writes: Vec<&ResultAction> =
         result.actions.iter().filter(|action| action.ok && is_write(&action.tool)).collect();

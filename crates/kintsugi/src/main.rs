@@ -1,3 +1,44 @@
-//! The `kintsugi` command.
+//! The `kintsugi` command: settings in, a node or a look at one, a document or lines out.
 
-fn main() {}
+mod cli;
+mod doctor;
+mod example;
+mod failure;
+mod inspect;
+mod model;
+mod progress;
+mod run;
+mod run_folder;
+mod settings;
+mod summary;
+mod telemetry;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{AgentsCommand, Cli, Command, GoalsCommand};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version go to stdout with status 0, wrong usage to stderr with status 2.
+        Err(told) => told.exit(),
+    };
+    telemetry::start();
+    let outcome = match cli.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Goals(GoalsCommand::List(arguments)) => inspect::goals::list(&arguments),
+        Command::Goals(GoalsCommand::Show(arguments)) => inspect::goals::show(&arguments),
+        Command::Agents(AgentsCommand::List(arguments)) => inspect::agents::list(&arguments),
+        Command::Agents(AgentsCommand::Show(arguments)) => inspect::agents::show(&arguments),
+        Command::Seams(arguments) => inspect::seams::list(&arguments),
+        Command::Watch(arguments) => inspect::watch::watch(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,173 @@
+//! What can be typed. Settings that are resolved from it live in [`crate::settings`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kintsugi_types::ByteCount;
+
+/// Keeps thousands of AI agents alive on one machine and mends the ones that break.
+#[derive(Debug, Parser)]
+#[command(name = "kintsugi", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Work an example's goals to the end: start a node in this process, publish, run, print a summary
+    Run(RunArguments),
+    /// Goals and their results
+    #[command(subcommand)]
+    Goals(GoalsCommand),
+    /// Agents: state, health and its five parts, current goal, last seams
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+    /// Healed faults: metric, anomaly, diagnosis, recovery, and what came of it
+    Seams(SeamsArguments),
+    /// Events of topics as JSON lines
+    Watch(WatchArguments),
+    /// What is missing on this machine, and the command that mends it
+    Doctor(DoctorArguments),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs: one JSON document, or JSON lines for lists
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModeArgument {
+    /// Plans are written down as abandoned, nothing is done
+    Observe,
+    /// Plans are shown to a person
+    Recommend,
+    /// Acts on what is not critical
+    ActNoncritical,
+    /// Acts
+    Act,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The example's folder
+    pub(crate) dir: PathBuf,
+    /// Goals, one JSON object a line, instead of the example's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) goals: Option<PathBuf>,
+    /// How many goals: the first of the file, or the file over again with new ids
+    #[arg(long, value_name = "N")]
+    pub(crate) goal_count: Option<usize>,
+    /// How many agents in all, shared out among the kinds as the example does
+    #[arg(long, value_name = "N")]
+    pub(crate) agents: Option<u32>,
+    /// How many agents are on the model at the same time
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<usize>,
+    /// Memory that the model may take: bytes, or with a unit such as 512MiB
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory_budget: Option<ByteCount>,
+    /// A GGUF file, or the name of a shipped model
+    #[arg(long, value_name = "PATH|NAME")]
+    pub(crate) model: Option<String>,
+    /// Seed of all draws
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Where the run lives; an unfinished run there is resumed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The log: `embedded`
+    #[arg(long, value_name = "LOG", default_value = "embedded")]
+    pub(crate) log: String,
+    /// How much the system may do by itself
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<ModeArgument>,
+    /// How the summary is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// No progress
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Kills the process at a durability boundary, for tests: `BOUNDARY:COUNT`
+    #[arg(long, hide = true, value_name = "BOUNDARY:COUNT")]
+    pub(crate) die_at: Option<String>,
+}
+
+/// Which run is looked at.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// The run's folder; without it the newest run below .kintsugi
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GoalsCommand {
+    /// Every goal with its state
+    List(Where),
+    /// One goal with its result
+    Show(GoalArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GoalArguments {
+    /// The goal's id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentsCommand {
+    /// Every agent that ever had work
+    List(Where),
+    /// One agent
+    Show(AgentArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArguments {
+    /// The agent's id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SeamsArguments {
+    /// Only those of this agent, or of a shared part such as `tool:NAME`
+    #[arg(long, value_name = "ID")]
+    pub(crate) agent: Option<String>,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArguments {
+    /// Topics, with or without the prefix `kintsugi.`
+    #[arg(required = true, value_name = "TOPIC")]
+    pub(crate) topics: Vec<kintsugi_events::Topic>,
+    /// Begin with the oldest event rather than now
+    #[arg(long)]
+    pub(crate) from_beginning: bool,
+    /// Stop at the newest event
+    #[arg(long)]
+    pub(crate) until_end: bool,
+    /// The run's folder; without it the newest run below .kintsugi
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// How it is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}

@@ -1,0 +1,65 @@
+//! How a command ends when it does not end well: a message for a person, a status for a program.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why the command failed. The number is the exit status, an outside contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum FailureKind {
+    /// The job itself failed: an invariant broke, a goal was lost.
+    Job = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// Something outside is missing or unreachable.
+    Outside = 3,
+    /// Interrupted; the same command resumes.
+    Interrupted = 130,
+}
+
+/// A failure with its message: what, where, and the next step.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn job(message: impl fmt::Display) -> Self {
+        Self { kind: FailureKind::Job, message: message.to_string() }
+    }
+
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self { kind: FailureKind::Usage, message: message.to_string() }
+    }
+
+    pub(crate) fn outside(message: impl fmt::Display) -> Self {
+        Self { kind: FailureKind::Outside, message: message.to_string() }
+    }
+
+    pub(crate) fn interrupted(message: impl fmt::Display) -> Self {
+        Self { kind: FailureKind::Interrupted, message: message.to_string() }
+    }
+
+    /// Writes the message to stderr and gives the status.
+    #[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
+    pub(crate) fn report(&self) -> ExitCode {
+        match self.kind {
+            FailureKind::Interrupted => eprintln!("{}", self.message),
+            _ => eprintln!("error: {}", self.message),
+        }
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+/// Gives an outside error its place and next step.
+pub(crate) trait Explain<T> {
+    /// The failure says `what` before the error.
+    fn outside(self, what: impl FnOnce() -> String) -> Result<T, Failure>;
+}
+
+impl<T, E: fmt::Display> Explain<T> for Result<T, E> {
+    fn outside(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(|error| Failure::outside(format_args!("{}: {error}", what())))
+    }
+}

@@ -1,0 +1,41 @@
+//! Looking at a run from outside: read from its log alone, whether it still runs or not.
+
+pub(crate) mod agents;
+pub(crate) mod goals;
+pub(crate) mod seams;
+pub(crate) mod watch;
+
+use std::io::Write as _;
+use std::path::Path;
+
+use kintsugi_eventlog::embedded::ReadOnlyLog;
+use serde_json::Value;
+
+use crate::cli::Where;
+use crate::failure::{Explain, Failure};
+use crate::run_folder::{RunFolder, to_look_at};
+use crate::view::RunView;
+
+/// Opens the log of the run to look at.
+pub(crate) fn open(data_dir: Option<&Path>) -> Result<ReadOnlyLog, Failure> {
+    let folder = to_look_at(data_dir)?;
+    ReadOnlyLog::open(RunFolder::log(&folder)).map_err(Failure::outside)
+}
+
+/// Reads the run to look at.
+pub(crate) fn view(place: &Where) -> Result<RunView, Failure> {
+    RunView::read(&open(place.data_dir.as_deref())?)
+}
+
+/// Writes a line to stdout. Whoever reads may have read enough: that ends the program without complaint.
+pub(crate) fn line(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.outside(|| "write to stdout".to_owned()),
+    }
+}
+
+/// Writes a document to stdout.
+pub(crate) fn document(value: &Value) -> Result<(), Failure> {
+    line(&serde_json::to_string_pretty(value).map_err(Failure::job)?)
+}

@@ -1,0 +1,54 @@
+//! `seams`: each recovery with the anomaly and the diagnosis that led to it, and what came of it.
+
+use serde_json::{Value, json};
+
+use super::{line, view};
+use crate::cli::{Format, SeamsArguments};
+use crate::failure::Failure;
+use crate::view::{RunView, SeamView};
+
+pub(crate) fn list(arguments: &SeamsArguments) -> Result<(), Failure> {
+    let run = view(&arguments.place)?;
+    for seam in run.recoveries.values() {
+        let Some(last) = seam.last() else { continue };
+        if arguments.agent.as_ref().is_some_and(|wanted| *wanted != last.agent.to_string()) {
+            continue;
+        }
+        match arguments.place.format {
+            Format::Json => line(&told(seam, &run).to_string())?,
+            Format::Text => line(&worded(seam, &run))?,
+        }
+    }
+    Ok(())
+}
+
+fn told(seam: &SeamView, run: &RunView) -> Value {
+    let diagnosis = seam.last().and_then(|last| run.diagnoses.get(&last.diagnosis)).map(|(_, diagnosis)| diagnosis);
+    let anomalies: Vec<&kintsugi_events::Anomaly> = diagnosis
+        .iter()
+        .flat_map(|diagnosis| &diagnosis.anomalies)
+        .filter_map(|id| run.anomalies.get(id))
+        .map(|(_, anomaly)| anomaly)
+        .collect();
+    let phases: Vec<Value> =
+        seam.phases.iter().map(|(time, recovery)| json!({"time": time, "phase": recovery.phase, "outcome": recovery.outcome})).collect();
+    json!({"anomalies": anomalies, "diagnosis": diagnosis, "recovery": seam.last(), "phases": phases})
+}
+
+fn worded(seam: &SeamView, run: &RunView) -> String {
+    let Some((time, last)) = seam.phases.last() else { return String::new() };
+    let cause = run.diagnoses.get(&last.diagnosis).map_or("", |(_, diagnosis)| diagnosis.root_cause.as_str());
+    let health = |score: Option<kintsugi_types::Score>| {
+        score.map_or_else(|| "?".to_owned(), |score| format!("{:.2}", score.get()))
+    };
+    format!(
+        "{} {}: {cause} -> {} {} in {} ms, health {} to {}",
+        time.format("%H:%M:%S%.3f"),
+        last.agent,
+        last.action.name(),
+        last.phase.name(),
+        last.duration_ms.unwrap_or(0),
+        health(last.health_before),
+        health(last.health_after)
+    )
+}

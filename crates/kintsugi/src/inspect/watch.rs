@@ -1,0 +1,55 @@
+//! `watch`: events as JSON lines, as they become durable.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use kintsugi_eventlog::{LogReader as _, Record};
+use serde_json::Value;
+
+use super::{line, open};
+use crate::cli::WatchArguments;
+use crate::failure::Failure;
+
+/// How long to wait for news before looking again.
+const WAIT: Duration = Duration::from_secs(1);
+
+pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
+    let log = open(arguments.data_dir.as_deref())?;
+    let mut next = if arguments.from_beginning { log.start_lsn() } else { log.end_lsn() };
+    let mut failed = None;
+    loop {
+        next = log
+            .replay(next, &mut |record| {
+                if !arguments.topics.contains(&record.topic) {
+                    return ControlFlow::Continue(());
+                }
+                match cloud_event(&record).and_then(|event| line(&event.to_string())) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(failure) => {
+                        failed = Some(failure);
+                        ControlFlow::Break(())
+                    }
+                }
+            })
+            .map_err(Failure::outside)?;
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        if arguments.until_end {
+            return Ok(());
+        }
+        log.wait_past(next, WAIT);
+    }
+}
+
+/// The event in the CloudEvents JSON format with its place added.
+fn cloud_event(record: &Record) -> Result<Value, Failure> {
+    let event = record.to_event().map_err(Failure::outside)?;
+    let mut document = event.to_cloud_event();
+    if let Some(members) = document.as_object_mut() {
+        members.insert("topic".to_owned(), record.topic.name().into());
+        members.insert("partition".to_owned(), record.partition.into());
+        members.insert("offset".to_owned(), record.offset.into());
+    }
+    Ok(document)
+}

@@ -1,0 +1,319 @@
+//! `kintsugi run DIR`: the main job.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use kintsugi_eventlog::embedded::{Boundary, Options};
+use kintsugi_eventlog::{EmbeddedLog, LogError};
+use kintsugi_events::Goal;
+use kintsugi_events::expect::check;
+use kintsugi_gpu_scheduler::{RebuildPolicy, SchedulerConfig};
+use kintsugi_runtime::config::{EffectBoundary, EffectProbe};
+use kintsugi_runtime::node::NodeParts;
+use kintsugi_runtime::{Node, NodeConfig, NodeError};
+use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
+
+use crate::cli::{Format, RunArguments};
+use crate::example::{self, Example};
+use crate::failure::{Explain, Failure};
+use crate::model;
+use crate::progress::Progress;
+use crate::run_folder::{RunFolder, Wanted, find_or_begin};
+use crate::settings::{self, Settings};
+use crate::summary::{Ran, Summary};
+use crate::view::RunView;
+
+/// How often progress is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Goals that are appended at once.
+const GOALS_AT_ONCE: usize = 64;
+
+/// How agents that die are restarted.
+const RESTART: RetryPolicy =
+    RetryPolicy { attempts_max: 6, first_delay_ms: 10, factor: 2.0, delay_max_ms: 5_000, jitter: 0.5 };
+
+/// Within which time restarts are counted, in milliseconds.
+const RESTART_WINDOW_MS: u64 = 60_000;
+
+pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
+    if arguments.log != "embedded" {
+        return Err(Failure::usage(format_args!(
+            "--log {}: this version has the embedded log only; leave the flag out",
+            arguments.log
+        )));
+    }
+    let dir = arguments.dir.as_path();
+    let name = example::name_of(dir)?;
+    let settings = settings::resolve(&dir.join("kintsugi.toml"), arguments)?;
+    let goals_file = arguments.goals.clone().unwrap_or_else(|| dir.join("goals.jsonl"));
+    let anyone = TenantId::default();
+    let goals = example::goals(&goals_file, arguments.goal_count, &anyone)?;
+    check_expectations(&goals_file, &goals)?;
+    let wanted =
+        Wanted { example: &name, goals_hash: hash(&goals), goals: goals.len(), seed: settings.node.seed };
+    let mut folder = find_or_begin(arguments.data_dir.as_deref(), &wanted)?;
+    let files = folder.path.join("files");
+    example::copy_data(dir, &files)?;
+    let example = example::load(dir, &files, &settings, arguments.agents)?;
+    agree_on_config(&mut folder, &example)?;
+    say(arguments, &opening(&folder, &example, &settings));
+    let tenant = folder.tenant()?;
+    let goals: Vec<Goal> = goals.into_iter().map(|goal| Goal { tenant: tenant.clone(), ..goal }).collect();
+    let begun = Instant::now();
+    let deadly = Deadly::parse(arguments.die_at.as_deref())?;
+    let log = open_log(&folder, &deadly)?;
+    let outcome = work(arguments, &settings, &example, &folder, &goals, &log, &deadly)?;
+    let view = RunView::read(log.as_ref())?;
+    let summary = Summary::new(
+        &view,
+        &Ran {
+            manifest: &folder.manifest,
+            is_resumed: folder.is_resumed,
+            wall_s: begun.elapsed().as_secs_f64(),
+            agents_total: example.population.iter().map(|kind| kind.count).sum(),
+            log_bytes: log.size().bytes,
+            stats: &outcome.stats,
+            tools: &example.tools,
+        },
+    );
+    folder.manifest.is_finished = true;
+    folder.save()?;
+    match arguments.format {
+        Format::Json => summary.write_json()?,
+        Format::Text => summary.write_text(&folder.path.display().to_string())?,
+    }
+    judge(&view, &outcome)
+}
+
+/// What is left of a node when it has stopped.
+struct Outcome {
+    stats: kintsugi_gpu_scheduler::SchedulerStats,
+    violations: u64,
+}
+
+fn work(
+    arguments: &RunArguments,
+    settings: &Settings,
+    example: &Example,
+    folder: &RunFolder,
+    goals: &[Goal],
+    log: &Arc<EmbeddedLog>,
+    deadly: &Arc<Deadly>,
+) -> Result<Outcome, Failure> {
+    let before = RunView::read(log.as_ref())?;
+    let published: HashSet<_> = before.goals.keys().cloned().collect();
+    let done_before = before.goals.len() - before.open_goals();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst)).outside(|| "listen for Ctrl-C".to_owned())?;
+    let node = start_node(settings, example, folder, log, deadly)?;
+    let missing: Vec<Goal> =
+        goals.iter().filter(|goal| goal.id.as_ref().is_none_or(|id| !published.contains(id))).cloned().collect();
+    for batch in missing.chunks(GOALS_AT_ONCE) {
+        node.publish(batch).outside(|| "publish goals".to_owned())?;
+    }
+    let mut progress = Progress::new(goals.len(), done_before, arguments.quiet);
+    loop {
+        let status = node.status();
+        let done = done_before + usize::try_from(status.goals_ended()).unwrap_or(usize::MAX);
+        progress.show(done, &status);
+        if let Some(reason) = &status.log_failure {
+            progress.finish();
+            return Err(Failure::outside(format_args!("the node stopped: {reason}; what was acknowledged is safe")));
+        }
+        if node.has_ended() {
+            progress.finish();
+            return Err(Failure::job("the node ended by itself; the same command resumes the run"));
+        }
+        if done >= goals.len() {
+            break;
+        }
+        if interrupted.load(Ordering::SeqCst) {
+            progress.finish();
+            node.stop();
+            return Err(Failure::interrupted(format_args!(
+                "interrupted after {done} of {} goals; the same command resumes the run",
+                goals.len()
+            )));
+        }
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+    progress.finish();
+    let stats = node.scheduler_stats();
+    let violations = node.invariants().total();
+    node.stop();
+    Ok(Outcome { stats, violations })
+}
+
+fn start_node(
+    settings: &Settings,
+    example: &Example,
+    folder: &RunFolder,
+    log: &Arc<EmbeddedLog>,
+    deadly: &Arc<Deadly>,
+) -> Result<Node, Failure> {
+    let backend = model::factory(&settings.model, settings.node.slots)?;
+    let deadly = deadly.clone();
+    let effect_probe = deadly.is_set().then(|| EffectProbe(Arc::new(move |boundary| deadly.effect(boundary))));
+    let parts = NodeParts {
+        config: NodeConfig {
+            store_dir: folder.store(),
+            tenant: folder.tenant()?,
+            kinds: example.kinds.clone(),
+            population: example.population.clone(),
+            policies: example.policies.clone(),
+            mode: settings.healing.mode,
+            runnable_max: settings.node.slots * 2,
+            seed: settings.node.seed,
+            restart: RESTART,
+            restart_window_ms: RESTART_WINDOW_MS,
+            tool_threads: settings.node.tool_threads,
+            tool_ms_max: settings.node.tool_ms_max,
+            before_decide: None,
+            effect_probe,
+        },
+        log: log.clone(),
+        tools: example.tools.clone(),
+        scheduler: SchedulerConfig {
+            slots: settings.node.slots,
+            queue_max: settings.node.slots * 8,
+            lease_ms_max: settings.model.lease_ms_max,
+            memory_budget: settings.model.memory_budget,
+            rebuild: RebuildPolicy::default(),
+        },
+        backend,
+        clock: Arc::new(SystemClock),
+    };
+    Node::start(parts).map_err(|failure| match failure {
+        NodeError::Store(failure) => Failure::outside(failure),
+        other => Failure::outside(other),
+    })
+}
+
+fn open_log(folder: &RunFolder, deadly: &Arc<Deadly>) -> Result<Arc<EmbeddedLog>, Failure> {
+    let mut options = Options::default();
+    if deadly.is_set() {
+        let deadly = deadly.clone();
+        options.probe = Some(Arc::new(move |boundary| {
+            deadly.log(boundary);
+            Ok(())
+        }));
+    }
+    EmbeddedLog::open(RunFolder::log(&folder.path), options).map(Arc::new).map_err(|failure: LogError| Failure::outside(failure))
+}
+
+/// A resumed run must have the configuration that it began with.
+fn agree_on_config(folder: &mut RunFolder, example: &Example) -> Result<(), Failure> {
+    if !folder.is_resumed {
+        folder.manifest.config_hash.clone_from(&example.config_hash);
+        return folder.save();
+    }
+    if folder.manifest.config_hash == example.config_hash {
+        return Ok(());
+    }
+    Err(Failure::usage(format_args!(
+        "{} holds an unfinished run with another configuration: take the change back to resume it, or begin anew with --data-dir NEW",
+        folder.path.display()
+    )))
+}
+
+fn check_expectations(file: &Path, goals: &[Goal]) -> Result<(), Failure> {
+    for (place, goal) in goals.iter().enumerate() {
+        if let Some(expect) = &goal.expect {
+            check(expect).map_err(|error| {
+                Failure::usage(format_args!("{}:{}: `expect`: {error}", file.display(), place + 1))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn hash(goals: &[Goal]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for goal in goals {
+        hasher.update(&serde_json::to_vec(goal).unwrap_or_default());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+fn opening(folder: &RunFolder, example: &Example, settings: &Settings) -> String {
+    let agents: u32 = example.population.iter().map(|kind| kind.count).sum();
+    let verb = if folder.is_resumed { "resuming" } else { "running" };
+    format!(
+        "{verb} {}: {} goals, {agents} agents, {} at a time on {}, in {}",
+        example.name,
+        folder.manifest.goals,
+        settings.node.slots,
+        settings.model.name,
+        folder.path.display()
+    )
+}
+
+#[expect(clippy::print_stderr, reason = "this is the command line")]
+fn say(arguments: &RunArguments, line: &str) {
+    if !arguments.quiet {
+        eprintln!("{line}");
+    }
+}
+
+/// The promises, checked on the log that is left.
+fn judge(view: &RunView, outcome: &Outcome) -> Result<(), Failure> {
+    let open = view.open_goals();
+    if open > 0 {
+        return Err(Failure::job(format_args!("{open} goals have no result")));
+    }
+    if let Some(first) = view.contradictions.first() {
+        return Err(Failure::job(format_args!("{} contradictions in the log, the first: {first}", view.contradictions.len())));
+    }
+    if outcome.violations > 0 {
+        return Err(Failure::job(format_args!("{} invariants were broken, see the log", outcome.violations)));
+    }
+    Ok(())
+}
+
+/// Ends the process without any clean-up at a chosen boundary: what a power switch would do, for tests.
+struct Deadly {
+    boundary: Option<String>,
+    left: AtomicI64,
+}
+
+impl Deadly {
+    fn parse(text: Option<&str>) -> Result<Arc<Self>, Failure> {
+        let Some(text) = text else { return Ok(Arc::new(Self { boundary: None, left: AtomicI64::new(0) })) };
+        let (boundary, count) =
+            text.split_once(':').ok_or_else(|| Failure::usage(format_args!("--die-at {text}: write BOUNDARY:COUNT")))?;
+        let count: i64 =
+            count.parse().map_err(|_| Failure::usage(format_args!("--die-at {text}: {count:?} is no number")))?;
+        let known: Vec<&str> =
+            Boundary::ALL.iter().map(|boundary| boundary.name()).chain(["effect-start", "effect-end"]).collect();
+        if !known.contains(&boundary) {
+            return Err(Failure::usage(format_args!("--die-at {text}: boundaries are {}", known.join(", "))));
+        }
+        Ok(Arc::new(Self { boundary: Some(boundary.to_owned()), left: AtomicI64::new(count) }))
+    }
+
+    const fn is_set(&self) -> bool {
+        self.boundary.is_some()
+    }
+
+    fn log(&self, boundary: Boundary) {
+        self.pass(boundary.name());
+    }
+
+    fn effect(&self, boundary: EffectBoundary) {
+        self.pass(match boundary {
+            EffectBoundary::BeforeStart => "effect-start",
+            EffectBoundary::AfterEnd => "effect-end",
+        });
+    }
+
+    fn pass(&self, name: &str) {
+        if self.boundary.as_deref() == Some(name) && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 {
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Where a run lives, and how an unfinished one is found again.
+
+use std::path::{Path, PathBuf};
+
+use kintsugi_types::{Clock, RunId, SystemClock, SystemIds, TenantId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Explain, Failure};
+
+/// Where runs live without `--data-dir`, beside the current directory.
+pub(crate) const RUNS_DIR: &str = ".kintsugi";
+
+const MANIFEST: &str = "manifest.json";
+
+/// What a run is. It may be resumed only by the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    /// The run's id, and its tenant.
+    pub(crate) run: RunId,
+    /// The example's name.
+    pub(crate) example: String,
+    /// BLAKE3 of the goals, in base 16.
+    pub(crate) goals_hash: String,
+    /// How many goals there are.
+    pub(crate) goals: usize,
+    /// BLAKE3 of the configuration, in base 16.
+    pub(crate) config_hash: String,
+    /// The seed.
+    pub(crate) seed: u64,
+    /// When it began.
+    pub(crate) started_at: Timestamp,
+    /// Whether it came to its end.
+    pub(crate) is_finished: bool,
+}
+
+/// A run's folder.
+#[derive(Debug)]
+pub(crate) struct RunFolder {
+    pub(crate) path: PathBuf,
+    pub(crate) manifest: Manifest,
+    /// Whether it was there before, unfinished.
+    pub(crate) is_resumed: bool,
+}
+
+impl RunFolder {
+    pub(crate) fn log(path: &Path) -> PathBuf {
+        path.join("log")
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// The tenant that the run's goals belong to.
+    pub(crate) fn tenant(&self) -> Result<TenantId, Failure> {
+        TenantId::new(self.manifest.run.to_string()).map_err(Failure::usage)
+    }
+
+    /// Writes the manifest.
+    pub(crate) fn save(&self) -> Result<(), Failure> {
+        let file = self.path.join(MANIFEST);
+        let partial = self.path.join(format!(".{MANIFEST}.partial"));
+        let text = serde_json::to_string_pretty(&self.manifest).map_err(Failure::job)?;
+        std::fs::write(&partial, text)
+            .and_then(|()| std::fs::File::open(&partial)?.sync_all())
+            .and_then(|()| std::fs::rename(&partial, &file))
+            .outside(|| format!("write {}", file.display()))
+    }
+}
+
+/// Reads the manifest of the run in `path`, if there is one.
+pub(crate) fn manifest_of(path: &Path) -> Result<Option<Manifest>, Failure> {
+    let file = path.join(MANIFEST);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| {
+            Failure::outside(format_args!("{} is no manifest of a run: {error}", file.display()))
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::outside(format_args!("read {}: {error}", file.display()))),
+    }
+}
+
+/// What the run would be if it were begun now.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) example: &'a str,
+    pub(crate) goals_hash: String,
+    pub(crate) goals: usize,
+    pub(crate) seed: u64,
+}
+
+impl Wanted<'_> {
+    fn fits(&self, manifest: &Manifest) -> bool {
+        !manifest.is_finished
+            && manifest.example == self.example
+            && manifest.goals_hash == self.goals_hash
+            && manifest.seed == self.seed
+    }
+
+    fn begin(&self, path: PathBuf, run: RunId) -> RunFolder {
+        RunFolder {
+            path,
+            manifest: Manifest {
+                run,
+                example: self.example.to_owned(),
+                goals_hash: self.goals_hash.clone(),
+                goals: self.goals,
+                config_hash: String::new(),
+                seed: self.seed,
+                started_at: SystemClock.now(),
+                is_finished: false,
+            },
+            is_resumed: false,
+        }
+    }
+}
+
+/// The folder of the run: the one named, else an unfinished one of the same, else a new one.
+pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Result<RunFolder, Failure> {
+    if let Some(path) = data_dir {
+        std::fs::create_dir_all(path).outside(|| format!("create {}", path.display()))?;
+        return match manifest_of(path)? {
+            None => Ok(wanted.begin(path.to_owned(), RunId::new(&mut SystemIds))),
+            Some(manifest) if wanted.fits(&manifest) => {
+                Ok(RunFolder { path: path.to_owned(), manifest, is_resumed: true })
+            }
+            Some(manifest) if manifest.is_finished => Err(Failure::usage(format_args!(
+                "{} holds the finished run {}: name an empty folder, or look at it with `kintsugi goals list --data-dir {}`",
+                path.display(),
+                manifest.run,
+                path.display()
+            ))),
+            Some(manifest) => Err(Failure::usage(format_args!(
+                "{} holds the unfinished run {} of other goals, seed or example: repeat its command to resume it, or name an empty folder",
+                path.display(),
+                manifest.run
+            ))),
+        };
+    }
+    let runs = Path::new(RUNS_DIR).join(wanted.example);
+    for path in newest_first(&runs)? {
+        if let Some(manifest) = manifest_of(&path)?.filter(|manifest| wanted.fits(manifest)) {
+            return Ok(RunFolder { path, manifest, is_resumed: true });
+        }
+    }
+    let run = RunId::new(&mut SystemIds);
+    let path = runs.join(run.to_string());
+    std::fs::create_dir_all(&path).outside(|| format!("create {}", path.display()))?;
+    Ok(wanted.begin(path, run))
+}
+
+/// The folder of the run to look at: the one named, else the newest.
+pub(crate) fn to_look_at(data_dir: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(path) = data_dir {
+        return if RunFolder::log(path).is_dir() {
+            Ok(path.to_owned())
+        } else {
+            Err(Failure::outside(format_args!("{} holds no run: it has no folder `log`", path.display())))
+        };
+    }
+    let mut runs = Vec::new();
+    for example in newest_first(Path::new(RUNS_DIR))? {
+        runs.extend(newest_first(&example)?);
+    }
+    // Ids of runs sort by time.
+    runs.into_iter().filter(|run| RunFolder::log(run).is_dir()).max_by_key(|run| run.file_name().map(ToOwned::to_owned)).ok_or_else(|| {
+        Failure::outside(format_args!(
+            "there is no run below {RUNS_DIR}: start one with `kintsugi run DIR`, or name its folder with --data-dir"
+        ))
+    })
+}
+
+fn newest_first(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure::outside(format_args!("list {}: {error}", dir.display()))),
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let path = entry.outside(|| format!("list {}", dir.display()))?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    folders.reverse();
+    Ok(folders)
+}

@@ -1,0 +1,266 @@
+//! The summary of a run. Its form is an outside contract.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use kintsugi_events::expect::evaluate;
+use kintsugi_events::{GoalStatus, RecoveryPhase};
+use kintsugi_gpu_scheduler::SchedulerStats;
+use kintsugi_tools::Registry;
+use kintsugi_types::{TokenUsage, ToolName};
+use serde::Serialize;
+
+use crate::failure::{Explain, Failure};
+use crate::run_folder::Manifest;
+use crate::view::{RunView, SeamView};
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct GoalCounts {
+    pub(crate) submitted: usize,
+    pub(crate) completed: usize,
+    pub(crate) partial: usize,
+    pub(crate) failed: usize,
+    pub(crate) correct: usize,
+    /// Goals with an expectation; `correct` counts among these.
+    pub(crate) judged: usize,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct AgentCounts {
+    pub(crate) total: u32,
+    pub(crate) idle: u32,
+    pub(crate) running: u32,
+    pub(crate) degraded: u32,
+    pub(crate) recovering: u32,
+    pub(crate) failed: u32,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Tried {
+    tried: u64,
+    succeeded: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Percentiles {
+    p50: f64,
+    p99: f64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Healing {
+    faults_injected: BTreeMap<String, u64>,
+    anomalies: BTreeMap<&'static str, u64>,
+    diagnoses: BTreeMap<&'static str, u64>,
+    recoveries: BTreeMap<&'static str, Tried>,
+    seams: u64,
+    seconds_to_heal: Percentiles,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct HealthSummary {
+    mean: f64,
+    min: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct LogSummary {
+    pub(crate) kind: &'static str,
+    pub(crate) events: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct MemorySummary {
+    budget_bytes: u64,
+    weights_bytes: u64,
+    kv_bytes_peak: u64,
+    total_bytes_peak: u64,
+    resident_agents_peak: usize,
+    swaps: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Summary {
+    run: String,
+    example: String,
+    seed: u64,
+    resumed: bool,
+    wall_s: f64,
+    pub(crate) goals: GoalCounts,
+    agents: AgentCounts,
+    steps: usize,
+    tool_calls: usize,
+    tokens: TokenUsage,
+    healing: Healing,
+    health: HealthSummary,
+    log: LogSummary,
+    memory: MemorySummary,
+}
+
+/// What a summary needs beside the log.
+pub(crate) struct Ran<'a> {
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) is_resumed: bool,
+    pub(crate) wall_s: f64,
+    pub(crate) agents_total: u32,
+    pub(crate) log_bytes: u64,
+    pub(crate) stats: &'a SchedulerStats,
+    pub(crate) tools: &'a Registry,
+}
+
+impl Summary {
+    /// Tells of a run from its log.
+    pub(crate) fn new(view: &RunView, ran: &Ran<'_>) -> Self {
+        let mut tokens = TokenUsage::default();
+        for metric in &view.metrics {
+            tokens += metric.tokens;
+        }
+        let healths: Vec<f64> = view.metrics.iter().map(|metric| metric.health.get()).collect();
+        let mean = if healths.is_empty() { 1.0 } else { healths.iter().sum::<f64>() / healths.len() as f64 };
+        Self {
+            run: ran.manifest.run.to_string(),
+            example: ran.manifest.example.clone(),
+            seed: ran.manifest.seed,
+            resumed: ran.is_resumed,
+            wall_s: (ran.wall_s * 100.0).round() / 100.0,
+            goals: count_goals(view, ran.tools),
+            agents: count_agents(view, ran.agents_total),
+            steps: view.metrics.len(),
+            tool_calls: view.metrics.iter().filter(|metric| metric.tool.is_some()).count(),
+            tokens,
+            healing: tell_healing(view),
+            health: HealthSummary { mean, min: healths.iter().copied().fold(1.0, f64::min) },
+            log: LogSummary { kind: "embedded", events: view.events, bytes: ran.log_bytes },
+            memory: MemorySummary {
+                budget_bytes: ran.stats.memory_budget.bytes(),
+                weights_bytes: ran.stats.memory.weights.bytes(),
+                kv_bytes_peak: ran.stats.kv_used_peak.bytes(),
+                total_bytes_peak: ran.stats.memory_peak.bytes(),
+                resident_agents_peak: ran.stats.active_peak,
+                swaps: 0,
+            },
+        }
+    }
+
+    /// Writes it as one JSON document to stdout.
+    pub(crate) fn write_json(&self) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(self).map_err(Failure::job)?;
+        writeln!(std::io::stdout(), "{text}").outside(|| "write to stdout".to_owned())
+    }
+
+    /// Writes it for people to stdout.
+    pub(crate) fn write_text(&self, folder: &str) -> Result<(), Failure> {
+        let Self { goals, healing, memory, .. } = self;
+        let mut out = std::io::stdout().lock();
+        let mut lines = vec![
+            format!(
+                "{} goals in {:.1} s: {} completed, {} partial, {} failed",
+                goals.submitted, self.wall_s, goals.completed, goals.partial, goals.failed
+            ),
+            format!(
+                "correct     {} of {} ({:.1} %)",
+                goals.correct,
+                goals.judged,
+                100.0 * goals.correct as f64 / goals.judged.max(1) as f64
+            ),
+            format!(
+                "work        {} steps, {} tool calls, {} prompt tokens, {} generated",
+                self.steps, self.tool_calls, self.tokens.prompt, self.tokens.completion
+            ),
+            format!("health      mean {:.2}, lowest {:.2}", self.health.mean, self.health.min),
+        ];
+        lines.push(format!("seams       {}", healing.seams));
+        for (action, count) in &healing.recoveries {
+            lines.push(format!("            {action}: {} of {} helped", count.succeeded, count.tried));
+        }
+        lines.push(format!("log         {} events, {}", self.log.events, kintsugi_types::ByteCount(self.log.bytes)));
+        lines.push(format!(
+            "memory      {} of {} at the peak, {} agents on the model at once",
+            kintsugi_types::ByteCount(memory.total_bytes_peak),
+            kintsugi_types::ByteCount(memory.budget_bytes),
+            memory.resident_agents_peak
+        ));
+        lines.push(format!("kept in     {folder}"));
+        writeln!(out, "{}", lines.join("\n")).outside(|| "write to stdout".to_owned())
+    }
+}
+
+fn count_goals(view: &RunView, tools: &Registry) -> GoalCounts {
+    let is_write = |tool: &ToolName| tools.spec(tool).is_some_and(|spec| spec.safety.is_write());
+    let mut counts = GoalCounts { submitted: view.goals.len(), ..GoalCounts::default() };
+    for goal in view.goals.values() {
+        let Some(result) = goal.results.first() else { continue };
+        match result.status {
+            GoalStatus::Completed => counts.completed += 1,
+            GoalStatus::Partial => counts.partial += 1,
+            GoalStatus::Failed => counts.failed += 1,
+        }
+        if let Some(expect) = &goal.goal.expect {
+            counts.judged += 1;
+            // An expectation that cannot be read counts as not met; `run` has checked them before.
+            counts.correct += usize::from(evaluate(expect, result, &is_write).unwrap_or(false));
+        }
+    }
+    counts
+}
+
+fn count_agents(view: &RunView, total: u32) -> AgentCounts {
+    let mut counts = AgentCounts { total, ..AgentCounts::default() };
+    for agent in view.agents.values() {
+        match agent.shown() {
+            "failed" => counts.failed += 1,
+            "recovering" => counts.recovering += 1,
+            "degraded" => counts.degraded += 1,
+            "running" => counts.running += 1,
+            _ => {}
+        }
+    }
+    let busy = counts.failed + counts.recovering + counts.degraded + counts.running;
+    counts.idle = total.saturating_sub(busy);
+    counts
+}
+
+fn tell_healing(view: &RunView) -> Healing {
+    let mut healing = Healing::default();
+    for (_, anomaly) in view.anomalies.values() {
+        *healing.anomalies.entry(anomaly.kind.name()).or_default() += 1;
+    }
+    for (_, diagnosis) in view.diagnoses.values() {
+        *healing.diagnoses.entry(diagnosis.fault_type.name()).or_default() += 1;
+    }
+    let mut seconds = Vec::new();
+    for seam in view.recoveries.values() {
+        let Some(last) = seam.last() else { continue };
+        let is_started = seam.phases.iter().any(|(_, recovery)| recovery.phase == RecoveryPhase::Started);
+        if !is_started {
+            continue;
+        }
+        let counts = healing.recoveries.entry(last.action.name()).or_default();
+        counts.tried += 1;
+        if last.phase == RecoveryPhase::Completed {
+            counts.succeeded += 1;
+            healing.seams += 1;
+            seconds.extend(seconds_to_heal(view, seam));
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    healing.seconds_to_heal = Percentiles { p50: percentile(&seconds, 0.50), p99: percentile(&seconds, 0.99) };
+    healing
+}
+
+/// From the anomaly to the measured success.
+fn seconds_to_heal(view: &RunView, seam: &SeamView) -> Option<f64> {
+    let (healed_at, recovery) = seam.phases.last()?;
+    let (_, diagnosis) = view.diagnoses.get(&recovery.diagnosis)?;
+    let found_at =
+        diagnosis.anomalies.iter().filter_map(|id| view.anomalies.get(id)).map(|(time, _)| *time).min()?;
+    Some(healed_at.signed_duration_since(found_at).as_seconds_f64())
+}
+
+/// The nearest-rank percentile of sorted values; 0 of none.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length is a place in it")]
+    let place = ((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1);
+    sorted.get(place).copied().unwrap_or(0.0)
+}
