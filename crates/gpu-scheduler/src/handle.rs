@@ -69,7 +69,11 @@ impl SchedulerHandle {
         request: CompletionRequest,
     ) -> Result<Thought, ThinkError> {
         let asked = Instant::now();
-        let completion = self.acquire(lease).await?.complete(request).await?;
+        let completion = self.acquire(lease).await?.complete(request).await.map_err(|error| match error {
+            // The lease is no concern of the caller here: the engine went down just after it was granted.
+            ThinkError::StaleLease { .. } => ThinkError::EngineFault { reason: error.to_string() },
+            other => other,
+        })?;
         let elapsed_ms = asked.elapsed().as_secs_f64() * 1000.0;
         Ok(Thought { queue_ms: (elapsed_ms - completion.think_ms).max(0.0), completion })
     }

@@ -183,7 +183,11 @@ impl Worker {
                     self.ledger.reserve(id, admitted.kv_reserved);
                     self.audit();
                 }
-                Ok(Err(AdmitError::NoRoom { .. } | AdmitError::NoSlot { .. })) if self.ledger.requests() > 0 => self.is_blocked = true,
+                Ok(Err(AdmitError::NoRoom { .. } | AdmitError::NoSlot { .. }))
+                    if self.ledger.requests() > 0 =>
+                {
+                    self.is_blocked = true;
+                }
                 // With the batch to itself there will never be more room.
                 Ok(Err(error)) => self.settle(vec![(id, Err(error.into()))]),
             }
