@@ -103,6 +103,9 @@ impl GpuScheduler {
     /// Starts the actor on the current arbiter and the engine on its own thread, where `factory` is run. Returns at
     /// once; calls are taken while the first engine is being built.
     ///
+    /// The engine thread lives in real time. On a paused tokio clock, which jumps to the next timer whenever the
+    /// runtime is idle, a lease expires while the engine works: let such a clock run while a request is out.
+    ///
     /// Fails when the limits leave no slot or the system gives no thread.
     pub fn start(
         config: &SchedulerConfig,

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{BackendFactory, EngineReport, RebuildPolicy, SchedulerConfig};
 use crate::lease::LeaseRequest;
-use crate::{GpuScheduler, SchedulerContext, SchedulerHandle, ThinkError, Thought};
+use crate::{GpuScheduler, Lease, SchedulerContext, SchedulerHandle, ThinkError, Thought};
 use stage::Stage;
 
 /// A scheduler on a stage, with what it reports.
@@ -150,6 +150,14 @@ fn text(thought: Result<Result<Thought, ThinkError>, tokio::task::JoinError>) ->
 #[expect(clippy::unnecessary_wraps, reason = "compared with what `text` returns")]
 fn answer(text: &str) -> Result<String, ThinkError> {
     Ok(stage::answer_to(text))
+}
+
+/// The engine answers its callers directly, so an answer may overtake what the actor tells the lease.
+async fn until_epoch(lease: &Lease, epoch: u64) {
+    while lease.epoch() < epoch {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lease.epoch(), epoch);
 }
 
 /// Runs `test` in a system of its own. A test that hangs fails.

@@ -44,14 +44,6 @@ fn a_lease_is_granted_again_when_the_engine_was_rebuilt() {
     });
 }
 
-/// The engine answers its callers directly, so an answer may overtake what the actor tells the lease.
-async fn until_epoch(lease: &crate::Lease, epoch: u64) {
-    while lease.epoch() < epoch {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(lease.epoch(), epoch);
-}
-
 #[test]
 fn a_request_that_panics_in_admit_fails_alone() {
     scenario(async {
@@ -235,5 +227,27 @@ fn a_listener_that_panics_does_not_take_the_engine_along() {
         let handle = GpuScheduler::start(&config(), stage.factory(), context).unwrap();
         assert!(handle.think(ask("a"), completion("x", 1)).await.is_ok());
         handle.shutdown().await;
+    });
+}
+
+#[test]
+fn nobody_waits_for_an_engine_thread_that_died() {
+    scenario(async {
+        let node = Node::start(&one_slot(), Stage::new());
+        node.stage.with(|script| {
+            script.hold = true;
+            script.next_step = Some(Mishap::Bomb);
+        });
+        let running = node.think("a", "running");
+        node.until_active(1).await;
+        let queued = node.think("b", "queued");
+        node.until_queued(1).await;
+        node.stage.with(|script| script.hold = false);
+        assert!(matches!(text(running.await), Err(ThinkError::EngineFault { .. })));
+        assert!(matches!(text(queued.await), Err(ThinkError::EngineFault { .. })));
+        assert!(matches!(text(node.think("c", "late").await), Err(ThinkError::EngineFault { .. })));
+        let stats = node.handle.wait_until(|stats| stats.leases_out == 0).await.unwrap();
+        assert_eq!(stats.engine, EngineState::Stopped);
+        node.handle.shutdown().await;
     });
 }

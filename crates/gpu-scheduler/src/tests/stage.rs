@@ -16,6 +16,8 @@ use crate::scripted::{ScriptedBackend, ScriptedShape};
 pub(super) enum Mishap {
     Fault,
     Panic,
+    /// A panic whose payload panics when it is dropped: no `catch_unwind` holds that.
+    Bomb,
     /// The request vanishes from the batch without an outcome.
     Lose,
     /// The request alone fails.
@@ -117,6 +119,14 @@ fn text_of(request: &CompletionRequest) -> &str {
     request.messages.first().map_or("", |message| message.content.as_str())
 }
 
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("told to panic in a panic's payload");
+    }
+}
+
 struct StageBackend {
     inner: ScriptedBackend,
     stage: Arc<Stage>,
@@ -177,6 +187,7 @@ impl Backend for StageBackend {
                 return Err(BackendFault { reason: "told to fault".to_owned() });
             }
             Some((Mishap::Panic, _)) => panic!("told to panic in step"),
+            Some((Mishap::Bomb, _)) => std::panic::panic_any(Bomb),
             Some((Mishap::Lose, Some(id))) => {
                 self.inner.cancel(id);
                 self.texts.remove(&id);
