@@ -151,29 +151,36 @@ impl CandleEngine {
         self.slots
     }
 
-    /// Logits of the token after `tokens`, one per row of the embedding, computed beside and without touching the
-    /// requests in the batch. For checks against other engines and for perplexity.
+    /// Logits of the token after each of `positions` of `tokens` (ascending, counted from 0), one number per row of
+    /// the embedding. Computed beside the requests in the batch, without touching them. For checks against other
+    /// engines and for perplexity.
     ///
-    /// Fails with [`InferenceError::Compute`] when there are no tokens, unknown ones, or more than fit in the context
-    /// or the free pages.
-    pub fn logits_after(&mut self, tokens: &[u32]) -> Result<Vec<f32>, InferenceError> {
+    /// Fails with [`InferenceError::Compute`] when there are unknown tokens, positions that do not ascend or lie
+    /// past the tokens' end, or more tokens than fit in the context or the free pages.
+    pub fn logits_at(&mut self, tokens: &[u32], positions: &[usize]) -> Result<Vec<Vec<f32>>, InferenceError> {
         let refuse = |reason: &str| InferenceError::Compute { source: candle_core::Error::msg(reason) };
         let table = self
             .kv
             .allocate(KvLayout::blocks_for(tokens.len()))
             .ok_or_else(|| refuse("more tokens than free pages"))?;
-        let mut result = Err(refuse("no tokens"));
         let mut start = 0;
-        for chunk in tokens.chunks(self.step_tokens_max) {
-            let sample = start + chunk.len() == tokens.len();
-            result = self.model.forward(&mut self.kv, &[Chunk { tokens: chunk, start, table: &table, sample }]);
-            if result.is_err() {
-                break;
+        let mut results = Vec::with_capacity(positions.len());
+        let mut compute = || -> Result<(), InferenceError> {
+            for position in positions {
+                let upto = tokens.get(start..=*position).ok_or_else(|| refuse("positions do not ascend in the tokens"))?;
+                for chunk in upto.chunks(self.step_tokens_max) {
+                    let sample = start + chunk.len() == position + 1;
+                    let chunks = [Chunk { tokens: chunk, start, table: &table, sample }];
+                    let mut logits = self.model.forward(&mut self.kv, &chunks)?;
+                    start += chunk.len();
+                    results.extend(logits.rows_mut().map(|row| row.to_vec()));
+                }
             }
-            start += chunk.len();
-        }
+            Ok(())
+        };
+        let computed = compute();
         self.kv.release(table);
-        result.map(|mut logits| logits.rows_mut().next().map(|row| row.to_vec()).unwrap_or_default())
+        computed.map(|()| results)
     }
 
     /// One step of a single token and one at the cap, so that every copy of the weights that later steps need is

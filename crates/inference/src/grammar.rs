@@ -166,6 +166,10 @@ fn stable_forced_tokens(answer: &[u32], forced: &[u8], tokenizer: &Tokenizer) ->
     bytes.extend_from_slice(forced);
     let Ok(text) = std::str::from_utf8(&bytes) else { return Ok(Vec::new()) };
     let tokens = tokenizer.encode_words(text)?;
+    // A tokenizer that leaves bytes out cannot be asked where a token begins.
+    if tokens.iter().map(|token| tokenizer.bytes(token.id).len()).sum::<usize>() != bytes.len() {
+        return Ok(Vec::new());
+    }
 
     let mut at = 0;
     let mut before = 0;

@@ -22,7 +22,11 @@ use bytes::{byte_of_char, char_of_byte};
 pub use decoder::Utf8Decoder;
 
 /// The most tokens that a vocabulary may have.
-const VOCABULARY_TOKENS_MAX: usize = 1 << 21;
+const VOCABULARY_TOKENS_MAX: usize = 1 << 20;
+/// The longest token, in bytes. The grammar engine's tree of tokens is not made for deeper ones.
+const TOKEN_BYTES_MAX: usize = 512;
+/// The most bytes of all tokens together, which bounds the nodes of that tree.
+const VOCABULARY_BYTES_MAX: usize = 1 << 22;
 const HINT: &str = "use a file with tokenizer.ggml.model gpt2 and pre-tokenizer gpt-2, smollm or kintsugi";
 
 /// What a token is for (`tokenizer.ggml.token_type`).
@@ -149,8 +153,8 @@ impl Tokenizer {
 
     /// Builds a tokenizer from its parts.
     ///
-    /// Fails with [`InferenceError::Tokenize`] when a byte has no token, a merge has no result, or the lists differ
-    /// in length.
+    /// Fails with [`InferenceError::Tokenize`] when a printable ASCII character has no token, a merge has no result,
+    /// the lists differ in length, or there are too many or too long tokens.
     pub fn new(parts: TokenizerParts) -> Result<Self, InferenceError> {
         let TokenizerParts { tokens, kinds, merges, pre_tokenizer, bos, eos } = parts;
         let refuse = |reason: String| InferenceError::Tokenize { reason };
@@ -186,9 +190,17 @@ impl Tokenizer {
                     vocabulary.insert(text.clone(), id);
                 }
             }
+            if token_bytes.len() - token_ends.last().copied().unwrap_or(0) > TOKEN_BYTES_MAX {
+                return Err(refuse(format!("token {id} has more than {TOKEN_BYTES_MAX} bytes")));
+            }
             token_ends.push(token_bytes.len());
         }
-        if let Some(byte) = (0..=255u8).find(|byte| !vocabulary.contains_key(&char_of_byte(*byte).to_string())) {
+        // The tree also holds a number in brackets for every control token.
+        if token_bytes.len() + 16 * control.len() > VOCABULARY_BYTES_MAX {
+            return Err(refuse(format!("the tokens have more than {VOCABULARY_BYTES_MAX} bytes")));
+        }
+        // Some models lack control characters; without printable ASCII nothing could be said at all.
+        if let Some(byte) = (b' '..=b'~').find(|byte| !vocabulary.contains_key(&char_of_byte(*byte).to_string())) {
             return Err(refuse(format!("byte {byte:#04x} has no token")));
         }
         // The longest spelling wins where one control token begins another.
@@ -198,10 +210,14 @@ impl Tokenizer {
         let merges = merges
             .iter()
             .map(|merge| {
-                merge
-                    .split_once(' ')
-                    .map(|(left, right)| (left.to_owned(), right.to_owned()))
-                    .ok_or_else(|| refuse(format!("merge {merge:?} has no space")))
+                let (left, right) =
+                    merge.split_once(' ').ok_or_else(|| refuse(format!("merge {merge:?} has no space")))?;
+                let known = |text: &str| vocabulary.contains_key(text);
+                if known(left) && known(right) && known(&format!("{left}{right}")) {
+                    Ok((left.to_owned(), right.to_owned()))
+                } else {
+                    Err(refuse(format!("merge {merge:?} has a part or a result that is no token")))
+                }
             })
             .collect::<Result<Vec<_>, _>>()?;
         let bpe = BPE::builder()
@@ -261,7 +277,8 @@ impl Tokenizer {
         self.token_bytes.get(start..end).unwrap_or_default()
     }
 
-    /// Token ids of `text`. What looks like a control token stays text, and nothing is put before or after.
+    /// Token ids of `text`. What looks like a control token stays text, and nothing is put before or after. A byte
+    /// that the vocabulary has no token for is left out.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, InferenceError> {
         let encoding = self
             .inner

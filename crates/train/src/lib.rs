@@ -1,1 +1,18 @@
 //! How the shipped model is made: traces, tokenizer, training, evaluation, export.
+//!
+//! A trace is an episode of the ticket bank worked by an oracle against the example's real tools. The model is
+//! small enough to be trained on two CPU cores within an hour, with a gradient written out by hand. This crate is
+//! no part of a running node.
+
+pub mod shop;
+pub mod tickets;
+pub mod augment;
+pub mod vocabulary;
+pub mod trace;
+pub mod corpus;
+pub mod model;
+pub mod optimizer;
+pub mod checkpoint;
+pub mod trainer;
+pub mod scoring;
+pub mod gguf;

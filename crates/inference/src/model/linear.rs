@@ -14,6 +14,8 @@ use crate::error::InferenceError;
 
 /// Numbers in a block of candle's tiled kernels, along a row.
 const TILE_COLUMNS: usize = 256;
+/// Numbers in a block of `Q8_0`.
+const BLOCK_COLUMNS: usize = 32;
 /// Rows in a tile.
 const TILE_ROWS: usize = 16;
 /// From this many activation rows on candle may take its AMX path, which keeps a third copy of `Q4_K` weights.
@@ -40,21 +42,23 @@ impl Linear {
     pub(crate) fn new(tensor: QTensor) -> Result<Self, InferenceError> {
         let (rows, columns) = tensor.shape().dims2()?;
         let dtype = tensor.dtype();
-        if matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) {
+        if true {
             let weight = Weight::Float(tensor.dequantize(&Device::Cpu)?.t()?.contiguous()?);
             return Ok(Self { weight, rows, columns, rows_padded: rows, columns_padded: columns });
         }
-        let rows_padded = rows.next_multiple_of(TILE_ROWS);
-        let columns_padded = columns.next_multiple_of(TILE_COLUMNS);
         let has_tiles = matches!(dtype, GgmlDType::Q4K | GgmlDType::Q6K | GgmlDType::Q8_0);
-        let padded = if has_tiles && columns == columns_padded {
-            if rows == rows_padded { tensor } else { with_zero_rows(&tensor, rows_padded, columns)? }
+        let (padded, rows_padded, columns_padded) = if has_tiles && columns.is_multiple_of(TILE_COLUMNS) {
+            let rows_padded = rows.next_multiple_of(TILE_ROWS);
+            let padded =
+                if rows == rows_padded { tensor } else { with_zero_rows(&tensor, rows_padded, columns)? };
+            (padded, rows_padded, columns)
         } else {
-            let dense = tensor
-                .dequantize(&Device::Cpu)?
-                .pad_with_zeros(0, 0, rows_padded - rows)?
-                .pad_with_zeros(1, 0, columns_padded - columns)?;
-            QTensor::quantize(&dense, GgmlDType::Q8_0)?
+            let mut columns_padded = columns.next_multiple_of(BLOCK_COLUMNS);
+            if columns_padded.is_multiple_of(TILE_COLUMNS) {
+                columns_padded += BLOCK_COLUMNS;
+            }
+            let dense = tensor.dequantize(&Device::Cpu)?.pad_with_zeros(1, 0, columns_padded - columns)?;
+            (QTensor::quantize(&dense, GgmlDType::Q8_0)?, rows, columns_padded)
         };
         Ok(Self { weight: Weight::Quantised(Arc::new(padded)), rows, columns, rows_padded, columns_padded })
     }

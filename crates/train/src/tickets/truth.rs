@@ -29,6 +29,7 @@ pub fn truth(ticket: &Ticket) -> Value {
             tools.push(json!({"tool": "escalate", "args": {"reason": reason(intent)}}));
             contains.push(json!(["colleague", "ticket"]));
         }
+        (Intent::Other, _) => contains.push(json!(["thank", "sorry", "help", "shop"])),
         (Intent::ReturnQuestion, _) => contains.push(json!("30 days")),
         (Intent::OrderStatus, Case::Own(state)) => contains.extend(status(ticket, state)),
         (Intent::CancelOrder | Intent::ChangeAddress, Case::Own(state)) if state != State::Processing => {

@@ -1,0 +1,5 @@
+//! One file a subcommand.
+
+pub(crate) mod example;
+pub(crate) mod export;
+pub(crate) mod train;
