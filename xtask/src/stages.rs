@@ -1,0 +1,45 @@
+//! What `test`, `bench` and `prove` consist of.
+
+use anyhow::Result;
+
+use crate::shell::{cargo, run};
+use crate::{generate, tidy};
+
+/// Everything that has to hold before a change lands. Tests run in the release profile, so that they test the
+/// program that a user runs and one build serves all.
+pub(crate) fn test() -> Result<()> {
+    run("format", &mut cargo(["fmt", "--all", "--check"])?)?;
+    tidy::tidy()?;
+    generate::generate(true)?;
+    run(
+        "lints",
+        &mut cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"])?,
+    )?;
+    run(
+        "docs",
+        cargo(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])?
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    run("tests", &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--no-fail-fast"])?)
+}
+
+/// The benches, each a program that prints its figures with a reference measured in the same run.
+const BENCHES: [(&str, &str, &str); 0] = [];
+
+/// Runs all benches, or the one named.
+pub(crate) fn bench(name: Option<&str>) -> Result<()> {
+    for (bench, package, features) in BENCHES {
+        if name.is_none_or(|wanted| wanted == bench) {
+            run(bench, &mut cargo(["bench", "--package", package, "--features", features, "--bench", bench])?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The long form of the proofs.
+pub(crate) fn prove() -> Result<()> {
+    run(
+        "long tests",
+        &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--", "--include-ignored"])?,
+    )
+}
