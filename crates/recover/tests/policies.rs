@@ -70,7 +70,7 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         "policies:\n  - name: a\n    priority: 1\n    when: { subject: zzz }\n    action: retry\n",
         "recovery.yaml:4:22: unknown value \"zzz\", expected one of agent, tool, model, engine",
     );
-    check("policies:\n  - priority: 1\n    action: retry\n", "recovery.yaml:2:5: missing field `name`");
+    check("policies:\n  - priority: 1\n    action: retry\n", "recovery.yaml:3:5: missing field `name`");
     check(
         "policies:\n  - name: a\n    priority: high\n    action: retry\n",
         "recovery.yaml:3:15: invalid i32",
