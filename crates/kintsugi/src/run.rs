@@ -10,10 +10,10 @@ use kintsugi_eventlog::embedded::{Boundary, Options};
 use kintsugi_eventlog::{EmbeddedLog, LogError};
 use kintsugi_events::Goal;
 use kintsugi_events::expect::check;
-use kintsugi_gpu_scheduler::{RebuildPolicy, SchedulerConfig};
+use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
 use kintsugi_runtime::config::{EffectBoundary, EffectProbe};
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{Node, NodeConfig, NodeError};
+use kintsugi_runtime::{Node, NodeConfig};
 use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
 
 use crate::cli::{Format, RunArguments};
@@ -53,6 +53,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let anyone = TenantId::default();
     let goals = example::goals(&goals_file, arguments.goal_count, &anyone)?;
     check_expectations(&goals_file, &goals)?;
+    // First of all, for it settles how many threads compute, and finds a broken model before anything is written.
+    let backend = model::factory(&settings.model, settings.node.slots)?;
     let wanted =
         Wanted { example: &name, goals_hash: hash(&goals), goals: goals.len(), seed: settings.node.seed };
     let mut folder = find_or_begin(arguments.data_dir.as_deref(), &wanted)?;
@@ -66,7 +68,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let begun = Instant::now();
     let deadly = Deadly::parse(arguments.die_at.as_deref())?;
     let log = open_log(&folder, &deadly)?;
-    let outcome = work(arguments, &settings, &example, &folder, &goals, &log, &deadly)?;
+    let parts = parts(&settings, &example, &folder, &log, backend, &deadly)?;
+    let outcome = work(arguments, parts, &goals, &log)?;
     let view = RunView::read(log.as_ref())?;
     let summary = Summary::new(
         &view,
@@ -97,12 +100,9 @@ struct Outcome {
 
 fn work(
     arguments: &RunArguments,
-    settings: &Settings,
-    example: &Example,
-    folder: &RunFolder,
+    parts: NodeParts,
     goals: &[Goal],
     log: &Arc<EmbeddedLog>,
-    deadly: &Arc<Deadly>,
 ) -> Result<Outcome, Failure> {
     let before = RunView::read(log.as_ref())?;
     let published: HashSet<_> = before.goals.keys().cloned().collect();
@@ -110,7 +110,7 @@ fn work(
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst)).outside(|| "listen for Ctrl-C".to_owned())?;
-    let node = start_node(settings, example, folder, log, deadly)?;
+    let node = Node::start(parts).map_err(Failure::outside)?;
     let missing: Vec<Goal> =
         goals.iter().filter(|goal| goal.id.as_ref().is_none_or(|id| !published.contains(id))).cloned().collect();
     for batch in missing.chunks(GOALS_AT_ONCE) {
@@ -149,17 +149,17 @@ fn work(
     Ok(Outcome { stats, violations })
 }
 
-fn start_node(
+fn parts(
     settings: &Settings,
     example: &Example,
     folder: &RunFolder,
     log: &Arc<EmbeddedLog>,
+    backend: BackendFactory,
     deadly: &Arc<Deadly>,
-) -> Result<Node, Failure> {
-    let backend = model::factory(&settings.model, settings.node.slots)?;
+) -> Result<NodeParts, Failure> {
     let deadly = deadly.clone();
     let effect_probe = deadly.is_set().then(|| EffectProbe(Arc::new(move |boundary| deadly.effect(boundary))));
-    let parts = NodeParts {
+    Ok(NodeParts {
         config: NodeConfig {
             store_dir: folder.store(),
             tenant: folder.tenant()?,
@@ -187,10 +187,6 @@ fn start_node(
         },
         backend,
         clock: Arc::new(SystemClock),
-    };
-    Node::start(parts).map_err(|failure| match failure {
-        NodeError::Store(failure) => Failure::outside(failure),
-        other => Failure::outside(other),
     })
 }
 
