@@ -61,7 +61,11 @@ fn main() {
     println!("  ours, {AGENTS} agents together     {together:8.1}");
     println!("  ours, one at a time          {alone:8.1}");
     println!("  stock candle, one at a time  {one_by_one:8.1}");
-    println!("together / stock {:.2}, together / one at a time {:.2}", together / one_by_one, together / alone);
+    println!(
+        "together / stock {:.2}, together / one at a time {:.2}",
+        together / one_by_one,
+        together / alone
+    );
     println!("memory {:?}", engine.memory());
 }
 

@@ -69,7 +69,9 @@ pub enum AdmitError {
         slots: u32,
     },
     /// The prompt and the wanted answer are longer than the model's context; will never succeed unchanged.
-    #[error("prompt of {prompt_tokens} tokens and answer of {wanted_tokens} exceed the context of {context_tokens}")]
+    #[error(
+        "prompt of {prompt_tokens} tokens and answer of {wanted_tokens} exceed the context of {context_tokens}"
+    )]
     TooLong {
         /// Tokens of the rendered prompt.
         prompt_tokens: u32,

@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use kintsugi_types::{ByteCount, CompletionRequest, Grammar, ModelName};
 
-use crate::backend::{AdmitError, Admitted, Backend, BackendFault, Finished, MemoryUse, ModelInfo, RequestId};
+use crate::backend::{
+    AdmitError, Admitted, Backend, BackendFault, Finished, MemoryUse, ModelInfo, RequestId,
+};
 use crate::chat::ChatTemplate;
 use crate::error::InferenceError;
 use crate::gguf::{GgufFile, ModelSource};
@@ -44,7 +46,8 @@ impl EngineConfig {
     const STEP_TOKENS_MAX: u32 = 8192;
 
     fn check(&self) -> Result<(), InferenceError> {
-        let refuse = |name, value: u32, must| Err(InferenceError::Setting { name, value: value.into(), must });
+        let refuse =
+            |name, value: u32, must| Err(InferenceError::Setting { name, value: value.into(), must });
         if !(1..=Self::SLOTS_MAX).contains(&self.slots) {
             return refuse("slots", self.slots, "from 1 to 4096");
         }
@@ -52,7 +55,11 @@ impl EngineConfig {
             return refuse("context_tokens", self.context_tokens, "at least 2");
         }
         if self.step_tokens_max < self.slots || self.step_tokens_max > Self::STEP_TOKENS_MAX {
-            return refuse("step_tokens_max", self.step_tokens_max, "at least the number of slots and at most 8192");
+            return refuse(
+                "step_tokens_max",
+                self.step_tokens_max,
+                "at least the number of slots and at most 8192",
+            );
         }
         Ok(())
     }
@@ -157,7 +164,11 @@ impl CandleEngine {
     ///
     /// Fails with [`InferenceError::Compute`] when there are unknown tokens, positions that do not ascend or lie
     /// past the tokens' end, or more tokens than fit in the context or the free pages.
-    pub fn logits_at(&mut self, tokens: &[u32], positions: &[usize]) -> Result<Vec<Vec<f32>>, InferenceError> {
+    pub fn logits_at(
+        &mut self,
+        tokens: &[u32],
+        positions: &[usize],
+    ) -> Result<Vec<Vec<f32>>, InferenceError> {
         let refuse = |reason: &str| InferenceError::Compute { source: candle_core::Error::msg(reason) };
         let table = self
             .kv
@@ -167,7 +178,9 @@ impl CandleEngine {
         let mut results = Vec::with_capacity(positions.len());
         let mut compute = || -> Result<(), InferenceError> {
             for position in positions {
-                let upto = tokens.get(start..=*position).ok_or_else(|| refuse("positions do not ascend in the tokens"))?;
+                let upto = tokens
+                    .get(start..=*position)
+                    .ok_or_else(|| refuse("positions do not ascend in the tokens"))?;
                 for chunk in upto.chunks(self.step_tokens_max) {
                     let sample = start + chunk.len() == position + 1;
                     let chunks = [Chunk { tokens: chunk, start, table: &table, sample }];
@@ -191,8 +204,12 @@ impl CandleEngine {
         let Some(table) = self.kv.allocate(KvLayout::blocks_for(longest)) else { return Ok(()) };
         let mut result = Ok(());
         for length in [1, 2.min(longest), longest] {
-            let chunk =
-                Chunk { tokens: tokens.get(..length).unwrap_or_default(), start: 0, table: &table, sample: true };
+            let chunk = Chunk {
+                tokens: tokens.get(..length).unwrap_or_default(),
+                start: 0,
+                table: &table,
+                sample: true,
+            };
             result = result.and_then(|()| self.model.forward(&mut self.kv, &[chunk]).map(drop));
         }
         // The output head sees as many rows as requests sample at once.

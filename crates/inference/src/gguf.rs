@@ -105,9 +105,11 @@ impl GgufFile {
             .map_err(|error| damaged(first_line(&error.to_string())))?;
 
         for (tensor, info) in &content.tensor_infos {
-            let bytes = tensor_bytes(info.shape.dims(), info.ggml_dtype)
-                .ok_or_else(|| damaged(format!("tensor {tensor} has the impossible shape {:?}", info.shape)))?;
-            let end = content.tensor_data_offset.checked_add(info.offset).and_then(|at| at.checked_add(bytes));
+            let bytes = tensor_bytes(info.shape.dims(), info.ggml_dtype).ok_or_else(|| {
+                damaged(format!("tensor {tensor} has the impossible shape {:?}", info.shape))
+            })?;
+            let end =
+                content.tensor_data_offset.checked_add(info.offset).and_then(|at| at.checked_add(bytes));
             if end.is_none_or(|end| end > length) {
                 return Err(damaged(format!(
                     "tensor {tensor} needs {bytes} bytes at offset {}, the file has {length} bytes in all",
@@ -261,8 +263,7 @@ fn tensor_bytes(dims: &[usize], dtype: GgmlDType) -> Option<u64> {
         .try_fold(1usize, |product, dim| product.checked_mul(*dim))
         .filter(|elements| (1..=TENSOR_ELEMENTS_MAX).contains(elements))?;
     let row = dims.last()?;
-    row.is_multiple_of(dtype.block_size())
-        .then(|| (elements / dtype.block_size() * dtype.type_size()) as u64)
+    row.is_multiple_of(dtype.block_size()).then(|| (elements / dtype.block_size() * dtype.type_size()) as u64)
 }
 
 /// candle appends a backtrace to its messages where one is enabled.

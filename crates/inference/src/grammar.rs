@@ -108,8 +108,8 @@ impl GrammarCache {
 
     fn compile(&self, schema: &str) -> Result<Matcher, InferenceError> {
         let refuse = |reason: String| InferenceError::Grammar { reason };
-        let mut schema: serde_json::Value =
-            serde_json::from_str(schema).map_err(|error| refuse(format!("the schema is not JSON: {error}")))?;
+        let mut schema: serde_json::Value = serde_json::from_str(schema)
+            .map_err(|error| refuse(format!("the schema is not JSON: {error}")))?;
         if !schema.is_object() {
             return Err(refuse("the schema is not a JSON object".to_owned()));
         }
@@ -131,12 +131,16 @@ pub(crate) struct Constraint {
 impl Constraint {
     /// The tokens that may come next.
     pub(crate) fn allowed(&mut self) -> Result<SimpleVob, InferenceError> {
-        self.matcher.compute_mask_or_eos().map_err(|error| InferenceError::Grammar { reason: error.to_string() })
+        self.matcher
+            .compute_mask_or_eos()
+            .map_err(|error| InferenceError::Grammar { reason: error.to_string() })
     }
 
     /// Takes `tokens` as the next ones.
     pub(crate) fn accept(&mut self, tokens: &[u32]) -> Result<(), InferenceError> {
-        self.matcher.consume_tokens(tokens).map_err(|error| InferenceError::Grammar { reason: error.to_string() })
+        self.matcher
+            .consume_tokens(tokens)
+            .map_err(|error| InferenceError::Grammar { reason: error.to_string() })
     }
 
     /// Whether the answer is whole and nothing can follow.
@@ -145,7 +149,11 @@ impl Constraint {
     }
 
     /// The tokens that must come next whatever the model thinks, given the answer so far.
-    pub(crate) fn forced(&mut self, answer: &[u32], tokenizer: &Tokenizer) -> Result<Vec<u32>, InferenceError> {
+    pub(crate) fn forced(
+        &mut self,
+        answer: &[u32],
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, InferenceError> {
         let forced = self.matcher.compute_ff_bytes();
         stable_forced_tokens(answer, &forced, tokenizer)
     }
@@ -157,7 +165,11 @@ impl Constraint {
 /// A model has learnt text as the tokenizer cuts it, so tokens may be put in its mouth only where they are those
 /// very tokens. Words (what merges never cross) are cut from left to right, so every word but the last is final;
 /// and the word that the answer ends in must so far consist of just the tokens that the answer has.
-fn stable_forced_tokens(answer: &[u32], forced: &[u8], tokenizer: &Tokenizer) -> Result<Vec<u32>, InferenceError> {
+fn stable_forced_tokens(
+    answer: &[u32],
+    forced: &[u8],
+    tokenizer: &Tokenizer,
+) -> Result<Vec<u32>, InferenceError> {
     if forced.is_empty() {
         return Ok(Vec::new());
     }

@@ -50,7 +50,12 @@ impl Sampler {
     }
 
     /// Draws from `logits` among the tokens whose bit in `allowed` is set. Overwrites the logits of the others.
-    pub(crate) fn draw(&mut self, level: Level, logits: &mut [f32], allowed: &[u32]) -> Result<Draw, DrawError> {
+    pub(crate) fn draw(
+        &mut self,
+        level: Level,
+        logits: &mut [f32],
+        allowed: &[u32],
+    ) -> Result<Draw, DrawError> {
         let count = forbid_others(logits, allowed);
         if count == 0 {
             return Err(DrawError::NothingAllowed);
@@ -61,10 +66,15 @@ impl Sampler {
             return Err(DrawError::NotANumber);
         }
         let likeliest = || logits.iter().position(|logit| *logit >= max);
-        let index = if count == 1 || self.temperature == 0.0 { likeliest() } else { self.pick(logits, max).or_else(likeliest) };
+        let index = if count == 1 || self.temperature == 0.0 {
+            likeliest()
+        } else {
+            self.pick(logits, max).or_else(likeliest)
+        };
         let chosen = index.and_then(|index| Some((u32::try_from(index).ok()?, *logits.get(index)?)));
         let (token, logit) = chosen.ok_or(DrawError::NotANumber)?;
-        let probability = if count == 1 { 1.0 } else { (f64::from(logit - max).exp() / f64::from(sum)).min(1.0) };
+        let probability =
+            if count == 1 { 1.0 } else { (f64::from(logit - max).exp() / f64::from(sum)).min(1.0) };
         Ok(Draw { token, probability, had_choice: count > 1 })
     }
 
@@ -220,7 +230,8 @@ mod tests {
         // Probabilities 0.5, 0.25, 0.125, ...: 0.7 needs the first two.
         let logits: Vec<f32> = (0..20u8).map(|i| -f32::from(i) * std::f32::consts::LN_2).collect();
         let mut sampler = sampler(1.0, 0.7, 3);
-        let tokens: Vec<u32> = (0..500).map(|_| draw(&mut sampler, &logits, &[u32::MAX]).unwrap().token).collect();
+        let tokens: Vec<u32> =
+            (0..500).map(|_| draw(&mut sampler, &logits, &[u32::MAX]).unwrap().token).collect();
         assert!(tokens.contains(&0) && tokens.contains(&1));
         assert!(tokens.iter().all(|token| *token < 2));
     }

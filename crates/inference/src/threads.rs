@@ -21,10 +21,16 @@ pub fn configure_threads(threads: NonZeroUsize) -> Result<(), InferenceError> {
         return Ok(());
     }
     let running = std::fs::read_dir("/proc/self/task").map(Iterator::count).map_err(|error| {
-        InferenceError::Threads { reason: format!("the threads of this process cannot be counted ({error})"), hint: HINT }
+        InferenceError::Threads {
+            reason: format!("the threads of this process cannot be counted ({error})"),
+            hint: HINT,
+        }
     })?;
     if running != 1 {
-        return Err(InferenceError::Threads { reason: format!("{running} threads are already running"), hint: HINT });
+        return Err(InferenceError::Threads {
+            reason: format!("{running} threads are already running"),
+            hint: HINT,
+        });
     }
     for variable in VARIABLES {
         if std::env::var_os(variable).is_none() {

@@ -117,10 +117,12 @@ impl Tokenizer {
             Some(other) => return Err(file.unsupported(format!("its pre-tokenizer is {other:?}"), HINT)),
         };
         let missing = |file: &GgufFile, key: &str| file.damaged(format!("{key} is missing"));
-        let tokens =
-            file.take_texts("tokenizer.ggml.tokens")?.ok_or_else(|| missing(file, "tokenizer.ggml.tokens"))?;
-        let merges =
-            file.take_texts("tokenizer.ggml.merges")?.ok_or_else(|| missing(file, "tokenizer.ggml.merges"))?;
+        let tokens = file
+            .take_texts("tokenizer.ggml.tokens")?
+            .ok_or_else(|| missing(file, "tokenizer.ggml.tokens"))?;
+        let merges = file
+            .take_texts("tokenizer.ggml.merges")?
+            .ok_or_else(|| missing(file, "tokenizer.ggml.merges"))?;
         let kinds = match file.integers("tokenizer.ggml.token_type")? {
             None => vec![TokenKind::Normal; tokens.len()],
             Some(types) => types
@@ -142,8 +144,11 @@ impl Tokenizer {
         };
         let eos = id("tokenizer.ggml.eos_token_id")?
             .ok_or_else(|| file.unsupported("it names no token that ends an answer", HINT))?;
-        let bos =
-            if file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false) { id("tokenizer.ggml.bos_token_id")? } else { None };
+        let bos = if file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false) {
+            id("tokenizer.ggml.bos_token_id")?
+        } else {
+            None
+        };
         let parts = TokenizerParts { tokens, kinds, merges, pre_tokenizer, bos, eos };
         Self::new(parts).map_err(|error| match error {
             InferenceError::Tokenize { reason } => file.damaged(reason),
@@ -162,7 +167,10 @@ impl Tokenizer {
             return Err(refuse(format!("{} tokens, but {} token types", tokens.len(), kinds.len())));
         }
         if tokens.len() > VOCABULARY_TOKENS_MAX {
-            return Err(refuse(format!("{} tokens, at most {VOCABULARY_TOKENS_MAX} are taken", tokens.len())));
+            return Err(refuse(format!(
+                "{} tokens, at most {VOCABULARY_TOKENS_MAX} are taken",
+                tokens.len()
+            )));
         }
         for id in [Some(eos), bos].into_iter().flatten() {
             if id as usize >= tokens.len() {
@@ -200,7 +208,9 @@ impl Tokenizer {
             return Err(refuse(format!("the tokens have more than {VOCABULARY_BYTES_MAX} bytes")));
         }
         // Some models lack control characters; without printable ASCII nothing could be said at all.
-        if let Some(byte) = (b' '..=b'~').find(|byte| !vocabulary.contains_key(&char_of_byte(*byte).to_string())) {
+        if let Some(byte) =
+            (b' '..=b'~').find(|byte| !vocabulary.contains_key(&char_of_byte(*byte).to_string()))
+        {
             return Err(refuse(format!("byte {byte:#04x} has no token")));
         }
         // The longest spelling wins where one control token begins another.
@@ -229,9 +239,7 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(bpe);
         inner.with_pre_tokenizer(Some(match pre_tokenizer {
             PreTokenizer::Gpt2 => PreTokenizerWrapper::from(gpt2),
-            PreTokenizer::DigitsGpt2 => {
-                Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into()
-            }
+            PreTokenizer::DigitsGpt2 => Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into(),
         }));
         if !user_defined.is_empty() {
             inner.add_tokens(user_defined).map_err(|error| refuse(error.to_string()))?;
@@ -306,7 +314,9 @@ impl Tokenizer {
     pub(crate) fn find_control(&self, text: &str) -> Option<(usize, usize, u32)> {
         self.control
             .iter()
-            .filter_map(|(spelling, id)| text.find(spelling.as_str()).map(|at| (at, at + spelling.len(), *id)))
+            .filter_map(|(spelling, id)| {
+                text.find(spelling.as_str()).map(|at| (at, at + spelling.len(), *id))
+            })
             .min_by_key(|(start, end, _)| (*start, usize::MAX - end))
     }
 

@@ -16,7 +16,10 @@ const DIVERGENCE_MAX: f64 = 0.02;
 const MARGIN_CLEAR: f64 = 0.5;
 
 fn engine() -> CandleEngine {
-    #[expect(clippy::disallowed_methods, reason = "tells where the model file was fetched to; no setting of the product")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "tells where the model file was fetched to; no setting of the product"
+    )]
     let path = std::env::var("KINTSUGI_SMOLLM2").expect("KINTSUGI_SMOLLM2 names the model file");
     CandleEngine::load(&EngineConfig {
         model: ModelSource::Path(PathBuf::from(path)),
@@ -55,7 +58,9 @@ fn next_token_distributions_agree_with_llama_cpp() {
         let positions = prompt["positions"].as_array().expect("positions");
         let places: Vec<usize> = positions
             .iter()
-            .map(|position| usize::try_from(position["pos"].as_u64().expect("a position")).expect("a small number"))
+            .map(|position| {
+                usize::try_from(position["pos"].as_u64().expect("a position")).expect("a small number")
+            })
             .collect();
         let rows = engine.logits_at(&ids, &places).expect("the engine computes");
         for ((position, at), logits) in positions.iter().zip(places).zip(rows) {
@@ -64,7 +69,8 @@ fn next_token_distributions_agree_with_llama_cpp() {
                 .expect("twenty tokens")
                 .iter()
                 .map(|pair| {
-                    let token = usize::try_from(pair[0].as_u64().expect("a token id")).expect("a small number");
+                    let token =
+                        usize::try_from(pair[0].as_u64().expect("a token id")).expect("a small number");
                     (token, pair[1].as_f64().expect("a logit"))
                 })
                 .unzip();
@@ -80,7 +86,10 @@ fn next_token_distributions_agree_with_llama_cpp() {
             let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("logits");
             let clear = theirs[0] - theirs[1] > MARGIN_CLEAR;
             if divergence > DIVERGENCE_MAX || clear && best != tokens[0] {
-                failures.push(format!("{} at {at}: divergence {divergence:.4}, best {best} for {}", prompt["name"], tokens[0]));
+                failures.push(format!(
+                    "{} at {at}: divergence {divergence:.4}, best {best} for {}",
+                    prompt["name"], tokens[0]
+                ));
             }
         }
     }

@@ -75,14 +75,14 @@ impl MemoryPlan {
 
 /// Bytes that a step of `tokens` tokens with `rows` rows of logits holds at its widest point: hidden states with
 /// their norm and the padded copy, the widest products of a layer once as tensor and once as plain numbers, logits
-/// likewise, and activations quantised to 8 bits (292 bytes per 256).
+/// likewise, and rounded activations (two bytes a number, eight a block of 32).
 fn scratch_bytes(shape: &ModelConfig, tokens: u64, rows: u64) -> u64 {
     let wide = |numbers: usize| numbers.next_multiple_of(256) as u64;
     let (width, feed_forward) = (wide(shape.width), wide(shape.feed_forward));
     let query = wide(shape.heads * shape.head_size);
     let kv = wide(shape.kv_heads * shape.head_size);
     let per_token = 4 * (3 * width + (3 * query + 4 * kv).max(5 * feed_forward))
-        + width.max(query).max(feed_forward) * 292 / 256;
+        + width.max(query).max(feed_forward) * 9 / 4;
     let per_row = 4 * (2 * wide(shape.vocabulary) + 3 * width);
     tokens * per_token + rows * per_row
 }

@@ -1,8 +1,14 @@
 //! Attention of a few query rows over one sequence's pages, in one pass with a running softmax (Milakov and
 //! Gimelshein 2018; Dao et al. 2022).
 
-#![expect(clippy::indexing_slicing, reason = "lengths are checked once per call, bounds checks stop vectorisation")]
-#![expect(clippy::inline_always, reason = "a body takes on the instruction set of the function it is inlined into")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "lengths are checked once per call, bounds checks stop vectorisation"
+)]
+#![expect(
+    clippy::inline_always,
+    reason = "a body takes on the instruction set of the function it is inlined into"
+)]
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -41,8 +47,11 @@ pub(crate) fn attend<'b>(
 ) {
     let (count, head) = (rows.lengths.len(), rows.head_size);
     assert!(rows.data.len() == count * head && head > 0);
-    let mut states =
-        RowStates { max: vec![f32::NEG_INFINITY; count], sum: vec![0.0; count], values: vec![0.0; count * head] };
+    let mut states = RowStates {
+        max: vec![f32::NEG_INFINITY; count],
+        sum: vec![0.0; count],
+        values: vec![0.0; count * head],
+    };
     let longest = rows.lengths.iter().copied().max().unwrap_or(0);
     let mut scratch = Vec::new();
     for index in 0..longest.div_ceil(BLOCK_TOKENS) {
@@ -142,15 +151,18 @@ mod tests {
 
     fn case(positions: usize, head: usize, seed: u32) -> Case {
         let mut state = seed;
-        let mut row = || (0..head).map(|_| f16::from_f32(2.0 * random(&mut state)).to_f32()).collect::<Vec<_>>();
+        let mut row =
+            || (0..head).map(|_| f16::from_f32(2.0 * random(&mut state)).to_f32()).collect::<Vec<_>>();
         let keys: Vec<Vec<f32>> = (0..positions).map(|_| row()).collect();
         let values: Vec<Vec<f32>> = (0..positions).map(|_| row()).collect();
         // What lies past the sequence's end must not matter, so it is filled with large numbers.
-        let mut pages =
-            vec![
-                (vec![f16::from_f32(60_000.0); head * BLOCK_TOKENS], vec![f16::from_f32(60_000.0); head * BLOCK_TOKENS]);
-                positions.div_ceil(BLOCK_TOKENS)
-            ];
+        let mut pages = vec![
+            (
+                vec![f16::from_f32(60_000.0); head * BLOCK_TOKENS],
+                vec![f16::from_f32(60_000.0); head * BLOCK_TOKENS]
+            );
+            positions.div_ceil(BLOCK_TOKENS)
+        ];
         for position in 0..positions {
             let (page_keys, page_values) = &mut pages[position / BLOCK_TOKENS];
             for d in 0..head {
@@ -164,7 +176,10 @@ mod tests {
     fn naive(query: &[f32], case: &Case, length: usize, scale: f32) -> Vec<f64> {
         let scores: Vec<f64> = case.keys[..length]
             .iter()
-            .map(|key| key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>() * f64::from(scale))
+            .map(|key| {
+                key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>()
+                    * f64::from(scale)
+            })
             .collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
@@ -179,20 +194,26 @@ mod tests {
         for level in Level::available() {
             for head in [16, 32, 48, 64, 80, 96, 112, 128, 256] {
                 for (positions, count) in [(1, 1), (31, 2), (32, 3), (33, 4), (70, 5), (131, 6), (97, 13)] {
-                    let case = case(positions, head, 7 + head as u32);
+                    let case = case(positions, head, 7 + u32::try_from(head).unwrap());
                     let mut state = 99;
                     let queries: Vec<f32> = (0..count * head).map(|_| random(&mut state)).collect();
                     // Rows of a prefill chunk see one position more each.
-                    let lengths: Vec<usize> = (0..count).map(|row| (positions + row + 1).saturating_sub(count).max(1)).collect();
+                    let lengths: Vec<usize> =
+                        (0..count).map(|row| (positions + row + 1).saturating_sub(count).max(1)).collect();
                     let scale = 1.0 / (head as f32).sqrt();
                     let mut data = queries.clone();
-                    let mut rows = AttentionRows { data: &mut data, lengths: &lengths, head_size: head, scale };
+                    let mut rows =
+                        AttentionRows { data: &mut data, lengths: &lengths, head_size: head, scale };
                     attend(level, &mut rows, |index| (&case.pages[index].0, &case.pages[index].1));
                     for row in 0..count {
                         let exact = naive(&queries[row * head..][..head], &case, lengths[row], scale);
                         for d in 0..head {
                             let got = f64::from(data[row * head + d]);
-                            assert!((got - exact[d]).abs() < 2e-5, "{level:?} head {head} row {row}: {got} {}", exact[d]);
+                            assert!(
+                                (got - exact[d]).abs() < 2e-5,
+                                "{level:?} head {head} row {row}: {got} {}",
+                                exact[d]
+                            );
                         }
                     }
                 }

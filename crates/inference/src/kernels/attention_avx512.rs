@@ -2,7 +2,10 @@
 //! each load.
 
 #![expect(clippy::indexing_slicing, reason = "lengths are checked by the caller and asserted once per call")]
-#![expect(unsafe_code, reason = "vector instructions behind run-time detection, on pointers into checked slices")]
+#![expect(
+    unsafe_code,
+    reason = "vector instructions behind run-time detection, on pointers into checked slices"
+)]
 
 use std::arch::x86_64::{
     __m512, _mm256_loadu_si256, _mm512_add_ps, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps,
@@ -66,7 +69,13 @@ unsafe fn all_rows<const VECTORS: usize>(
     values: &[f16],
     first: usize,
 ) {
-    let at_once = if VECTORS <= 4 { ROWS_MAX } else if VECTORS <= 8 { 3 } else { 1 };
+    let at_once = if VECTORS <= 4 {
+        ROWS_MAX
+    } else if VECTORS <= 8 {
+        3
+    } else {
+        1
+    };
     let mut row = 0;
     while row < rows.lengths.len() {
         let take = (rows.lengths.len() - row).min(at_once);
@@ -202,7 +211,6 @@ fn exp(x: __m512) -> __m512 {
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
         sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(coefficient));
     }
-    let mantissa =
-        _mm512_add_ps(_mm512_fmadd_ps(sum, _mm512_mul_ps(rest, rest), rest), _mm512_set1_ps(1.0));
+    let mantissa = _mm512_add_ps(_mm512_fmadd_ps(sum, _mm512_mul_ps(rest, rest), rest), _mm512_set1_ps(1.0));
     _mm512_scalef_ps(mantissa, whole)
 }

@@ -100,7 +100,14 @@ impl KvPool {
     }
 
     /// Stores keys and values (`[kv heads][head size]` each) of one position of the sequence behind `table`.
-    pub(crate) fn write(&mut self, table: &BlockTable, layer: usize, position: usize, keys: &[f32], values: &[f32]) {
+    pub(crate) fn write(
+        &mut self,
+        table: &BlockTable,
+        layer: usize,
+        position: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
         let KvLayout { head_size, kv_heads, .. } = self.layout;
         assert!(keys.len() == kv_heads * head_size && values.len() == keys.len());
         let block = table.blocks[position / BLOCK_TOKENS];
@@ -109,7 +116,8 @@ impl KvPool {
             let start = self.offset(block, layer, head);
             let (key_part, value_part) =
                 self.data[start..start + 2 * BLOCK_TOKENS * head_size].split_at_mut(BLOCK_TOKENS * head_size);
-            let (key, value) = (&keys[head * head_size..][..head_size], &values[head * head_size..][..head_size]);
+            let (key, value) =
+                (&keys[head * head_size..][..head_size], &values[head * head_size..][..head_size]);
             for (column, number) in key_part.chunks_exact_mut(BLOCK_TOKENS).zip(key) {
                 column[slot] = f16::from_f32(*number);
             }
@@ -161,8 +169,8 @@ mod tests {
         pool.write(&table, 1, 37, &keys, &values);
         let (head_keys, head_values) = pool.block(&table, 1, 1, 1);
         for d in 0..16 {
-            assert_eq!(head_keys[d * BLOCK_TOKENS + 5].to_f32(), keys[16 + d]);
-            assert_eq!(head_values[5 * 16 + d].to_f32(), values[16 + d]);
+            assert_eq!(head_keys[d * BLOCK_TOKENS + 5], f16::from_f32(keys[16 + d]));
+            assert_eq!(head_values[5 * 16 + d], f16::from_f32(values[16 + d]));
         }
         assert_eq!(pool.data.iter().filter(|number| number.to_f32() != 0.0).count(), 63);
     }

@@ -8,11 +8,15 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod attention_avx512;
+mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod blocks_vnni;
 mod kv;
 mod parallel;
 mod vector;
 
 pub(crate) use attention::{AttentionRows, attend};
+pub(crate) use blocks::{BlockActivations, BlockFormat, BlockMatrix};
 pub(crate) use kv::{BLOCK_TOKENS, BlockTable, KvLayout, KvPool};
 pub(crate) use parallel::for_each_part_mut;
 pub(crate) use vector::{add_assign, exp_sum, max_value, rms_norm, rope_interleaved, silu_multiply};

@@ -1,6 +1,9 @@
 //! Spreading independent pieces of work over candle's compute pool.
 
-#![expect(unsafe_code, reason = "hands disjoint parts of one slice to several threads; see the one unsafe block")]
+#![expect(
+    unsafe_code,
+    reason = "hands disjoint parts of one slice to several threads; see the one unsafe block"
+)]
 
 use candle_core::utils::barrier_pool;
 

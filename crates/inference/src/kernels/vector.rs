@@ -1,8 +1,14 @@
 //! Loops over rows of numbers. Written so that the compiler turns them into vector instructions: fixed lanes for
 //! sums, no calls inside loops.
 
-#![expect(clippy::indexing_slicing, reason = "lengths are checked once per call, bounds checks stop vectorisation")]
-#![expect(clippy::inline_always, reason = "a body takes on the instruction set of the function it is inlined into")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "lengths are checked once per call, bounds checks stop vectorisation"
+)]
+#![expect(
+    clippy::inline_always,
+    reason = "a body takes on the instruction set of the function it is inlined into"
+)]
 
 use super::for_every_level;
 

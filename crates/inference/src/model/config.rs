@@ -41,9 +41,10 @@ impl ModelConfig {
     pub(crate) fn read(file: &GgufFile) -> Result<Self, InferenceError> {
         let architecture = file.text("general.architecture")?.unwrap_or_else(|| "unknown".to_owned());
         if architecture != "llama" {
-            return Err(
-                file.unsupported(format!("its architecture is {architecture:?}, this engine runs llama"), HINT_ARCHITECTURE)
-            );
+            return Err(file.unsupported(
+                format!("its architecture is {architecture:?}, this engine runs llama"),
+                HINT_ARCHITECTURE,
+            ));
         }
         for key in ["llama.expert_count", "llama.attention.sliding_window"] {
             if file.number(key)?.is_some_and(|count| count > 0) {
@@ -74,7 +75,10 @@ impl ModelConfig {
             return Err(file.unsupported("its keys and values differ in size", HINT_SHAPE));
         }
         if !head_size.is_multiple_of(16) {
-            return Err(file.unsupported(format!("its heads have {head_size} numbers, not a multiple of 16"), HINT_SHAPE));
+            return Err(file.unsupported(
+                format!("its heads have {head_size} numbers, not a multiple of 16"),
+                HINT_SHAPE,
+            ));
         }
         if !heads.is_multiple_of(kv_heads) {
             return Err(file.damaged(format!("{heads} heads cannot share {kv_heads} key-value heads")));

@@ -82,7 +82,8 @@ impl Model {
         }
         let head = self.output.as_ref().unwrap_or(&self.embedding);
         let rows = sampled.len() / width;
-        let data = if rows == 0 { Vec::new() } else { head.forward(self.norm(&sampled, &self.output_norm), rows)? };
+        let data =
+            if rows == 0 { Vec::new() } else { head.forward(self.norm(&sampled, &self.output_norm), rows)? };
         Ok(Logits { data, vocabulary: head.rows() })
     }
 
@@ -92,7 +93,10 @@ impl Model {
             return Err(refuse("a chunk has no tokens".to_owned()));
         }
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocabulary) {
-            return Err(refuse(format!("token {id} is not among the {} of the model", self.config.vocabulary)));
+            return Err(refuse(format!(
+                "token {id} is not among the {} of the model",
+                self.config.vocabulary
+            )));
         }
         let positions_max = self.cosines.len() / (self.config.rotated / 2).max(1);
         for chunk in chunks {
@@ -145,7 +149,10 @@ impl Model {
         let query_row = self.config.heads * head;
         let kv_row = kv_heads * head;
         let tables = chunks.iter().flat_map(|chunk| chunk.tokens.iter().map(|_| chunk.table));
-        let rows = query.chunks_exact_mut(query_row).zip(key.chunks_exact_mut(kv_row)).zip(value.chunks_exact(kv_row));
+        let rows = query
+            .chunks_exact_mut(query_row)
+            .zip(key.chunks_exact_mut(kv_row))
+            .zip(value.chunks_exact(kv_row));
         for (((query, key), value), (position, table)) in rows.zip(positions.iter().zip(tables)) {
             let (cos, sin) = self.angles(*position);
             rope_interleaved(self.level, query, head, cos, sin);
@@ -174,7 +181,8 @@ impl Model {
             let Some(tile) = tiles.get(unit / kv_heads) else { return };
             let Some(chunk) = chunks.get(tile.chunk) else { return };
             let seen = positions.iter().skip(tile.first).take(tile.tokens);
-            let lengths: Vec<usize> = seen.flat_map(|position| std::iter::repeat_n(position + 1, shared)).collect();
+            let lengths: Vec<usize> =
+                seen.flat_map(|position| std::iter::repeat_n(position + 1, shared)).collect();
             let mut rows = AttentionRows { data, lengths: &lengths, head_size: head, scale };
             attend(self.level, &mut rows, |block| kv.block(chunk.table, block, index, kv_head));
         });

@@ -1,8 +1,9 @@
 //! Matrix products with quantised weights.
 //!
-//! candle 0.11.1 is fast only for `Q4_K`, `Q6_K` and `Q8_0` weights with rows of a multiple of 256 numbers and a
-//! multiple of 16 rows: it keeps a second, tiled copy of them. So a matrix of any other shape is padded with zeros
-//! at load, and one of any other quantised type becomes `Q8_0`. Floating-point weights stay exact.
+//! candle 0.11.1 is fast for `Q4_K` and `Q6_K` with a multiple of 16 rows, of which it keeps a second, tiled copy;
+//! other row counts are padded with zeros at load. Blocks of 32 (`Q4_1`, `Q8_0` and their kin) go through our own
+//! [`BlockMatrix`], which holds them exactly and takes any width; candle has no fast path for most of them. The
+//! rarer types become `Q8_0`. Floating-point weights stay exact.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,18 +12,17 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 
 use crate::error::InferenceError;
+use crate::kernels::{BlockActivations, BlockFormat, BlockMatrix, Level};
 
-/// Numbers in a block of candle's tiled kernels, along a row.
-const TILE_COLUMNS: usize = 256;
-/// Numbers in a block of `Q8_0`.
-const BLOCK_COLUMNS: usize = 32;
-/// Rows in a tile.
+/// Rows in a tile of candle's kernels.
 const TILE_ROWS: usize = 16;
 /// From this many activation rows on candle may take its AMX path, which keeps a third copy of `Q4_K` weights.
-pub(crate) const AMX_ROWS: usize = 32;
+const AMX_ROWS: usize = 32;
 
 enum Weight {
-    /// `[rows padded][columns padded]`.
+    /// Blocks of 32, ours.
+    Blocks(BlockMatrix),
+    /// `[rows padded][columns]`, candle's.
     Quantised(Arc<QTensor>),
     /// `[columns][rows]`, ready to multiply from the right.
     Float(Tensor),
@@ -31,36 +31,48 @@ enum Weight {
 /// A matrix `[rows][columns]` that activations are multiplied with: `output = input * matrix^T`.
 pub(crate) struct Linear {
     weight: Weight,
+    level: Level,
     rows: usize,
     columns: usize,
     rows_padded: usize,
-    columns_padded: usize,
+}
+
+/// Activations in the form that one kind of weight takes.
+enum Activations {
+    Blocks(BlockActivations),
+    Tensor(Tensor),
 }
 
 impl Linear {
     /// Prepares `tensor` of shape `[rows][columns]`.
     pub(crate) fn new(tensor: QTensor) -> Result<Self, InferenceError> {
         let (rows, columns) = tensor.shape().dims2()?;
-        let dtype = tensor.dtype();
-        if true {
-            let weight = Weight::Float(tensor.dequantize(&Device::Cpu)?.t()?.contiguous()?);
-            return Ok(Self { weight, rows, columns, rows_padded: rows, columns_padded: columns });
-        }
-        let has_tiles = matches!(dtype, GgmlDType::Q4K | GgmlDType::Q6K | GgmlDType::Q8_0);
-        let (padded, rows_padded, columns_padded) = if has_tiles && columns.is_multiple_of(TILE_COLUMNS) {
-            let rows_padded = rows.next_multiple_of(TILE_ROWS);
-            let padded =
-                if rows == rows_padded { tensor } else { with_zero_rows(&tensor, rows_padded, columns)? };
-            (padded, rows_padded, columns)
-        } else {
-            let mut columns_padded = columns.next_multiple_of(BLOCK_COLUMNS);
-            if columns_padded.is_multiple_of(TILE_COLUMNS) {
-                columns_padded += BLOCK_COLUMNS;
-            }
-            let dense = tensor.dequantize(&Device::Cpu)?.pad_with_zeros(1, 0, columns_padded - columns)?;
-            (QTensor::quantize(&dense, GgmlDType::Q8_0)?, rows, columns_padded)
+        let rows_padded = rows.next_multiple_of(TILE_ROWS);
+        let blocks = |format: BlockFormat, tensor: &QTensor| -> Result<Weight, InferenceError> {
+            BlockMatrix::new(format, &tensor.data()?, rows, columns)
+                .map(Weight::Blocks)
+                .ok_or_else(|| candle_core::Error::msg("a tensor's bytes do not fit its shape").into())
         };
-        Ok(Self { weight: Weight::Quantised(Arc::new(padded)), rows, columns, rows_padded, columns_padded })
+        let weight = match tensor.dtype() {
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
+                Weight::Float(tensor.dequantize(&Device::Cpu)?.t()?.contiguous()?)
+            }
+            GgmlDType::Q4K | GgmlDType::Q6K if rows == rows_padded => Weight::Quantised(Arc::new(tensor)),
+            GgmlDType::Q4K | GgmlDType::Q6K => {
+                Weight::Quantised(Arc::new(with_zero_rows(&tensor, rows_padded, columns)?))
+            }
+            GgmlDType::Q4_0 => blocks(BlockFormat::Q4_0, &tensor)?,
+            GgmlDType::Q4_1 => blocks(BlockFormat::Q4_1, &tensor)?,
+            GgmlDType::Q5_0 => blocks(BlockFormat::Q5_0, &tensor)?,
+            GgmlDType::Q5_1 => blocks(BlockFormat::Q5_1, &tensor)?,
+            GgmlDType::Q8_0 => blocks(BlockFormat::Q8_0, &tensor)?,
+            GgmlDType::Q8_1 | GgmlDType::Q2K | GgmlDType::Q3K | GgmlDType::Q5K | GgmlDType::Q8K => {
+                let dense = tensor.dequantize(&Device::Cpu)?;
+                blocks(BlockFormat::Q8_0, &QTensor::quantize(&dense, GgmlDType::Q8_0)?)?
+            }
+        };
+        let rows_padded = if matches!(weight, Weight::Quantised(_)) { rows_padded } else { rows };
+        Ok(Self { weight, level: Level::detect(), rows, columns, rows_padded })
     }
 
     /// Numbers in an output row.
@@ -71,9 +83,10 @@ impl Linear {
     /// Bytes that the matrix takes once all of candle's tiled copies have been made.
     pub(crate) fn bytes(&self) -> u64 {
         match &self.weight {
+            Weight::Blocks(matrix) => matrix.bytes(),
             Weight::Float(tensor) => tensor.elem_count() as u64 * 4,
             Weight::Quantised(tensor) => {
-                let numbers = (self.rows_padded * self.columns_padded) as u64;
+                let numbers = (self.rows_padded * self.columns) as u64;
                 tensor.storage_size_in_bytes() as u64 + tiled_bytes(tensor.dtype(), numbers)
             }
         }
@@ -81,97 +94,107 @@ impl Linear {
 
     /// Rows `ids` of the matrix, one after the other: an embedding lookup. Ids are below [`Self::rows`].
     pub(crate) fn lookup(&self, ids: &[u32]) -> Result<Vec<f32>, InferenceError> {
-        let index = Tensor::new(ids, &Device::Cpu)?;
         let wide = match &self.weight {
-            Weight::Quantised(tensor) => tensor.embedding(&index)?,
-            Weight::Float(tensor) => tensor.index_select(&index, 1)?.t()?.contiguous()?,
+            Weight::Blocks(matrix) => {
+                let mut out = Vec::with_capacity(ids.len() * self.columns);
+                for id in ids {
+                    matrix.append_row(*id as usize, &mut out);
+                }
+                return Ok(out);
+            }
+            Weight::Quantised(tensor) => tensor.embedding(&Tensor::new(ids, &Device::Cpu)?)?,
+            Weight::Float(tensor) => {
+                tensor.index_select(&Tensor::new(ids, &Device::Cpu)?, 1)?.t()?.contiguous()?
+            }
         };
-        let wide = wide.flatten_all()?.to_vec1()?;
-        Ok(narrow(wide, self.columns_padded, self.columns))
+        Ok(wide.flatten_all()?.to_vec1()?)
     }
 
     /// Multiplies `input` (`[tokens][columns]`) with this matrix; the result is `[tokens][rows]`.
     pub(crate) fn forward(&self, input: Vec<f32>, tokens: usize) -> Result<Vec<f32>, InferenceError> {
-        let activations = self.activations(input, tokens)?;
-        self.multiply(&activations)
+        self.multiply(&self.activations(input, tokens)?)
     }
 
-    /// Multiplies `input` with several matrices of equally many columns, in one pass where candle can.
+    /// Multiplies `input` with several matrices of the same number of columns, preparing it once where they take it
+    /// in the same form, and in one pass where candle can.
     pub(crate) fn forward_all<const N: usize>(
         matrices: [&Self; N],
         input: Vec<f32>,
         tokens: usize,
     ) -> Result<[Vec<f32>; N], InferenceError> {
         let mut results = [const { Vec::new() }; N];
-        let mut quantised = Vec::with_capacity(N);
-        for matrix in matrices {
-            if let Weight::Quantised(tensor) = &matrix.weight {
-                quantised.push(tensor.as_ref());
-            }
-        }
         let Some(first) = matrices.first() else { return Ok(results) };
-        // Above that many rows separate products may use AMX, the fused one cannot.
-        let same_width = matrices.iter().all(|matrix| matrix.columns_padded == first.columns_padded);
-        if same_width && (quantised.len() == N || quantised.is_empty()) {
-            let activations = first.activations(input, tokens)?;
-            if tokens < AMX_ROWS
-                && quantised.len() == N
-                && let Some(products) = QTensor::gemv_fused_shared_lhs(&quantised, &activations)?
-            {
-                for ((matrix, result), product) in matrices.iter().zip(&mut results).zip(products) {
-                    *result = narrow(product.flatten_all()?.to_vec1()?, matrix.rows_padded, matrix.rows);
-                }
-                return Ok(results);
-            }
-            for (matrix, result) in matrices.iter().zip(&mut results) {
-                *result = matrix.multiply(&activations)?;
-            }
-        } else {
+        let same_form = matrices
+            .iter()
+            .all(|matrix| std::mem::discriminant(&matrix.weight) == std::mem::discriminant(&first.weight));
+        if !same_form {
             for (matrix, result) in matrices.iter().zip(&mut results) {
                 *result = matrix.forward(input.clone(), tokens)?;
             }
+            return Ok(results);
+        }
+        let activations = first.activations(input, tokens)?;
+        // From that many rows on separate products may use AMX, the fused one cannot.
+        if let Activations::Tensor(tensor) = &activations
+            && tokens < AMX_ROWS
+        {
+            let quantised: Vec<&QTensor> = matrices
+                .iter()
+                .filter_map(|matrix| {
+                    if let Weight::Quantised(tensor) = &matrix.weight { Some(tensor.as_ref()) } else { None }
+                })
+                .collect();
+            if quantised.len() == N
+                && let Some(products) = QTensor::gemv_fused_shared_lhs(&quantised, tensor)?
+            {
+                for ((matrix, result), product) in matrices.iter().zip(&mut results).zip(products) {
+                    *result = matrix.narrow(product.flatten_all()?.to_vec1()?);
+                }
+                return Ok(results);
+            }
+        }
+        for (matrix, result) in matrices.iter().zip(&mut results) {
+            *result = matrix.multiply(&activations)?;
         }
         Ok(results)
     }
 
-    /// `input` as a tensor of `[tokens][columns padded]`.
-    fn activations(&self, input: Vec<f32>, tokens: usize) -> Result<Tensor, InferenceError> {
-        let wide = if self.columns == self.columns_padded {
-            input
-        } else {
-            let mut wide = vec![0f32; tokens * self.columns_padded];
-            for (to, from) in wide.chunks_exact_mut(self.columns_padded).zip(input.chunks_exact(self.columns)) {
-                for (to, from) in to.iter_mut().zip(from) {
-                    *to = *from;
-                }
+    fn activations(&self, input: Vec<f32>, tokens: usize) -> Result<Activations, InferenceError> {
+        Ok(match self.weight {
+            Weight::Blocks(_) => Activations::Blocks(BlockActivations::new(self.level, &input, self.columns)),
+            _ => Activations::Tensor(Tensor::from_vec(input, (tokens, self.columns), &Device::Cpu)?),
+        })
+    }
+
+    fn multiply(&self, activations: &Activations) -> Result<Vec<f32>, InferenceError> {
+        let product = match (&self.weight, activations) {
+            (Weight::Blocks(matrix), Activations::Blocks(input)) => {
+                return Ok(matrix.multiply(self.level, input));
             }
-            wide
+            (Weight::Quantised(tensor), Activations::Tensor(input)) => {
+                input.apply_op1_no_bwd(tensor.as_ref())?
+            }
+            (Weight::Float(tensor), Activations::Tensor(input)) => input.matmul(tensor)?,
+            _ => return Err(candle_core::Error::msg("activations in the form of another matrix").into()),
         };
-        Ok(Tensor::from_vec(wide, (tokens, self.columns_padded), &Device::Cpu)?)
+        Ok(self.narrow(product.flatten_all()?.to_vec1()?))
     }
 
-    fn multiply(&self, activations: &Tensor) -> Result<Vec<f32>, InferenceError> {
-        let product = match &self.weight {
-            Weight::Quantised(tensor) => activations.apply_op1_no_bwd(tensor.as_ref())?,
-            Weight::Float(tensor) => activations.matmul(tensor)?,
-        };
-        Ok(narrow(product.flatten_all()?.to_vec1()?, self.rows_padded, self.rows))
-    }
-}
-
-/// Keeps the first `keep` of every `width` numbers.
-fn narrow(mut values: Vec<f32>, width: usize, keep: usize) -> Vec<f32> {
-    if width != keep {
-        let count = values.len() / width;
-        for row in 1..count {
-            values.copy_within(row * width..row * width + keep, row * keep);
+    /// Drops what padded rows added to every row of a product.
+    fn narrow(&self, mut values: Vec<f32>) -> Vec<f32> {
+        let (width, keep) = (self.rows_padded, self.rows);
+        if width != keep {
+            let count = values.len() / width;
+            for row in 1..count {
+                values.copy_within(row * width..row * width + keep, row * keep);
+            }
+            values.truncate(count * keep);
         }
-        values.truncate(count * keep);
+        values
     }
-    values
 }
 
-/// Appends blocks of zero bytes, which are zeros in every one of the tiled types.
+/// Appends blocks of zero bytes, which are zeros in `Q4_K` and `Q6_K`.
 fn with_zero_rows(tensor: &QTensor, rows: usize, columns: usize) -> Result<QTensor, InferenceError> {
     let dtype = tensor.dtype();
     let mut bytes = tensor.data()?.into_owned();
@@ -180,7 +203,7 @@ fn with_zero_rows(tensor: &QTensor, rows: usize, columns: usize) -> Result<QTens
 }
 
 /// Bytes of candle's tiled copies of `numbers` weights of type `dtype` on this machine, by the sizes of
-/// `TileQ4K`, `TileQ4KAmx`, `TileQ6K` and `TileQ8_0` in candle-core 0.11.1.
+/// `TileQ4K`, `TileQ4KAmx` and `TileQ6K` in candle-core 0.11.1.
 fn tiled_bytes(dtype: GgmlDType, numbers: u64) -> u64 {
     let features = TileFeatures::detect();
     if !features.any {
@@ -189,7 +212,6 @@ fn tiled_bytes(dtype: GgmlDType, numbers: u64) -> u64 {
     match dtype {
         GgmlDType::Q4K => numbers * 3072 / 4096 + if features.amx { numbers * 5120 / 4096 } else { 0 },
         GgmlDType::Q6K => numbers * 5120 / 4096,
-        GgmlDType::Q8_0 if features.eight_bit => numbers * 544 / 512,
         _ => 0,
     }
 }
@@ -197,7 +219,6 @@ fn tiled_bytes(dtype: GgmlDType, numbers: u64) -> u64 {
 /// Which of candle's tiled kernels this machine gets, found out as candle does.
 struct TileFeatures {
     any: bool,
-    eight_bit: bool,
     amx: bool,
 }
 
@@ -205,18 +226,18 @@ impl TileFeatures {
     #[cfg(target_arch = "x86_64")]
     fn detect() -> Self {
         let avx512 = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
-        let vnni = is_x86_feature_detected!("avxvnni") && is_x86_feature_detected!("avx2");
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx2 = is_x86_feature_detected!("avx2")
+            && (is_x86_feature_detected!("fma") || is_x86_feature_detected!("avxvnni"));
         // Leaf 7: AMX tiles are bit 24, AMX int8 bit 25 of EDX. The kernel may still refuse; then this counts too
         // much, never too little.
         let leaf = std::arch::x86_64::__cpuid_count(7, 0);
         let amx = avx512 && cfg!(target_os = "linux") && leaf.edx >> 24 & 3 == 3;
-        Self { any: avx512 || vnni || avx2, eight_bit: avx512 || vnni, amx }
+        Self { any: avx512 || avx2, amx }
     }
 
     #[cfg(not(target_arch = "x86_64"))]
     fn detect() -> Self {
-        Self { any: false, eight_bit: false, amx: false }
+        Self { any: false, amx: false }
     }
 }
 
@@ -232,7 +253,13 @@ mod tests {
     fn a_matrix_of_any_shape_and_type_multiplies_and_looks_up_rows() {
         use GgmlDType::{F32, Q4_1, Q4K, Q5K, Q6K, Q8_0};
         for (dtype, rows, columns) in [
-            (F32, 7, 20), (Q4K, 16, 256), (Q4K, 19, 512), (Q6K, 33, 256), (Q8_0, 48, 576), (Q4_1, 21, 96), (Q5K, 16, 256),
+            (F32, 7, 20),
+            (Q4K, 16, 256),
+            (Q4K, 19, 512),
+            (Q6K, 33, 256),
+            (Q8_0, 48, 576),
+            (Q4_1, 21, 96),
+            (Q5K, 16, 256),
         ] {
             let tensor = QTensor::quantize(&matrix(rows, columns), dtype).unwrap();
             let exact: Vec<Vec<f32>> = tensor.dequantize(&Device::Cpu).unwrap().to_vec2().unwrap();
@@ -246,7 +273,11 @@ mod tests {
                 for output in results {
                     assert_eq!(output.len(), tokens * rows);
                     for (token, row) in (0..tokens).flat_map(|token| (0..rows).map(move |row| (token, row))) {
-                        let dot: f32 = input[token * columns..][..columns].iter().zip(&exact[row]).map(|(a, b)| a * b).sum();
+                        let dot: f32 = input[token * columns..][..columns]
+                            .iter()
+                            .zip(&exact[row])
+                            .map(|(a, b)| a * b)
+                            .sum();
                         let error = (output[token * rows + row] - dot).abs();
                         assert!(error < 0.02, "{dtype:?} {rows}x{columns}: off by {error}");
                     }

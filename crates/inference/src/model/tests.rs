@@ -29,9 +29,18 @@ fn load(shape: &RandomLlama) -> Loaded {
 /// Shapes that differ in what can go wrong: grouped heads, own output head, both head sizes, rows that are no
 /// multiple of a tile, every way that weights are held.
 fn shapes() -> Vec<(RandomLlama, f32)> {
-    let shape = |width, feed_forward, heads, kv_heads, head_size, tied, dtype: GgmlDType, embedding_dtype| RandomLlama {
-        width, feed_forward, heads, kv_heads, head_size, tied, dtype, embedding_dtype,
-        ..RandomLlama::default()
+    let shape = |width, feed_forward, heads, kv_heads, head_size, tied, dtype: GgmlDType, embedding_dtype| {
+        RandomLlama {
+            width,
+            feed_forward,
+            heads,
+            kv_heads,
+            head_size,
+            tied,
+            dtype,
+            embedding_dtype,
+            ..RandomLlama::default()
+        }
     };
     vec![
         (shape(64, 96, 4, 2, 16, true, F32, F32), 2e-3),
@@ -84,8 +93,10 @@ fn sequences_in_one_ragged_step_do_not_notice_each_other() {
         let lengths = [1usize, 5, 33, 64, 17, 3];
         let sequences: Vec<Vec<u32>> =
             lengths.iter().map(|length| tokens(&mut random, length + 2, loaded.vocabulary)).collect();
-        let tables: Vec<BlockTable> =
-            lengths.iter().map(|length| loaded.kv.allocate(KvLayout::blocks_for(length + 2)).unwrap()).collect();
+        let tables: Vec<BlockTable> = lengths
+            .iter()
+            .map(|length| loaded.kv.allocate(KvLayout::blocks_for(length + 2)).unwrap())
+            .collect();
         let mut done = vec![0usize; lengths.len()];
         // First every second sequence, then the others beside single tokens of the first, then all.
         for round in 0..3 {
@@ -122,9 +133,12 @@ fn the_company_in_a_batch_changes_no_clear_greedy_choice() {
     for (shape, _) in shapes() {
         let mut loaded = load(&shape);
         let mut random = Random(21);
-        let prompts: Vec<Vec<u32>> = (0..7).map(|i| tokens(&mut random, 4 + 9 * i, loaded.vocabulary)).collect();
-        let tables: Vec<BlockTable> =
-            prompts.iter().map(|prompt| loaded.kv.allocate(KvLayout::blocks_for(prompt.len())).unwrap()).collect();
+        let prompts: Vec<Vec<u32>> =
+            (0..7).map(|i| tokens(&mut random, 4 + 9 * i, loaded.vocabulary)).collect();
+        let tables: Vec<BlockTable> = prompts
+            .iter()
+            .map(|prompt| loaded.kv.allocate(KvLayout::blocks_for(prompt.len())).unwrap())
+            .collect();
         let alone: Vec<Vec<f32>> =
             prompts.iter().zip(&tables).map(|(prompt, table)| step(&mut loaded, table, prompt, 0)).collect();
         let chunks: Vec<Chunk<'_>> = prompts
@@ -136,7 +150,8 @@ fn the_company_in_a_batch_changes_no_clear_greedy_choice() {
         for (alone, together) in alone.iter().zip(together.rows_mut()) {
             let mut order: Vec<usize> = (0..alone.len()).collect();
             order.sort_by(|a, b| alone[*b].total_cmp(&alone[*a]));
-            let spread = alone.iter().map(|logit| logit * logit).sum::<f32>().sqrt() / (alone.len() as f32).sqrt();
+            let spread =
+                alone.iter().map(|logit| logit * logit).sum::<f32>().sqrt() / (alone.len() as f32).sqrt();
             if alone[order[0]] - alone[order[1]] > 0.1 * spread {
                 let best = (0..together.len()).max_by(|a, b| together[*a].total_cmp(&together[*b])).unwrap();
                 assert_eq!(best, order[0], "{shape:?}");

@@ -46,9 +46,23 @@ impl Model {
     ///
     /// Fails with [`InferenceError::Damaged`] when a tensor is missing or has another shape than the metadata says,
     /// and with [`InferenceError::Unsupported`] when there are tensors that this forward pass does not know.
-    pub(crate) fn load(file: &mut GgufFile, config: ModelConfig, positions: usize) -> Result<Self, InferenceError> {
-        let mut loader = Loader { unread: file.tensor_names().map(str::to_owned).collect(), file, parameters: 0 };
-        let ModelConfig { layers: layer_count, width, feed_forward, heads, kv_heads, head_size, vocabulary, .. } = config;
+    pub(crate) fn load(
+        file: &mut GgufFile,
+        config: ModelConfig,
+        positions: usize,
+    ) -> Result<Self, InferenceError> {
+        let mut loader =
+            Loader { unread: file.tensor_names().map(str::to_owned).collect(), file, parameters: 0 };
+        let ModelConfig {
+            layers: layer_count,
+            width,
+            feed_forward,
+            heads,
+            kv_heads,
+            head_size,
+            vocabulary,
+            ..
+        } = config;
         let (query_width, kv_width) = (heads * head_size, kv_heads * head_size);
 
         let embedding = loader.matrix("token_embd.weight", vocabulary, width)?;
@@ -100,8 +114,10 @@ impl Model {
             .iter()
             .map(|layer| {
                 let Layer { query, key, value, attention_output, gate, up, down, .. } = layer;
-                let matrices: u64 =
-                    [query, key, value, attention_output, gate, up, down].iter().map(|linear| linear.bytes()).sum();
+                let matrices: u64 = [query, key, value, attention_output, gate, up, down]
+                    .iter()
+                    .map(|linear| linear.bytes())
+                    .sum();
                 matrices + (layer.attention_norm.len() + layer.feed_forward_norm.len()) as u64 * 4
             })
             .sum();
@@ -111,7 +127,11 @@ impl Model {
 
     /// The shape of a page of keys and values.
     pub(crate) fn kv_layout(&self) -> KvLayout {
-        KvLayout { layers: self.config.layers, kv_heads: self.config.kv_heads, head_size: self.config.head_size }
+        KvLayout {
+            layers: self.config.layers,
+            kv_heads: self.config.kv_heads,
+            head_size: self.config.head_size,
+        }
     }
 }
 
@@ -123,7 +143,11 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<candle_core::quantized::QTensor, InferenceError> {
+    fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<candle_core::quantized::QTensor, InferenceError> {
         match self.file.tensor_shape(name) {
             None => return Err(self.file.damaged(format!("tensor {name} is missing"))),
             Some(found) if found != shape => {

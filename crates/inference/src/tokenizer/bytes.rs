@@ -12,7 +12,10 @@ pub(super) fn char_of_byte(byte: u8) -> char {
         return char::from(byte);
     }
     let others_before = (0..byte).filter(|other| !is_printable(*other)).count();
-    u32::try_from(others_before).ok().and_then(|rank| char::from_u32(0x100 + rank)).unwrap_or(char::REPLACEMENT_CHARACTER)
+    u32::try_from(others_before)
+        .ok()
+        .and_then(|rank| char::from_u32(0x100 + rank))
+        .unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 /// The byte that `spelling` stands for.

@@ -13,8 +13,15 @@ pub(crate) fn tokenizer() -> Tokenizer {
         .collect();
     let eos = u32::try_from(tokens.len() - 1).unwrap();
     let merges = crate::support::MERGES.iter().map(|merge| (*merge).to_owned()).collect();
-    Tokenizer::new(TokenizerParts { tokens, kinds, merges, pre_tokenizer: PreTokenizer::DigitsGpt2, bos: None, eos })
-        .unwrap()
+    Tokenizer::new(TokenizerParts {
+        tokens,
+        kinds,
+        merges,
+        pre_tokenizer: PreTokenizer::DigitsGpt2,
+        bos: None,
+        eos,
+    })
+    .unwrap()
 }
 
 fn from_gguf(bytes: Vec<u8>) -> Result<Tokenizer, InferenceError> {
@@ -53,7 +60,10 @@ fn the_file_gives_the_same_tokenizer_as_its_parts() {
     for text in ["", "order and the 42 things", "é😀\n\n  x", CONTROL[0]] {
         assert_eq!(read.encode(text).unwrap(), built.encode(text).unwrap());
     }
-    assert_eq!((read.eos(), read.bos(), read.vocabulary_tokens()), (built.eos(), None, built.vocabulary_tokens()));
+    assert_eq!(
+        (read.eos(), read.bos(), read.vocabulary_tokens()),
+        (built.eos(), None, built.vocabulary_tokens())
+    );
 }
 
 #[test]
@@ -68,13 +78,18 @@ fn what_this_tokenizer_cannot_do_is_said() {
         .to_string()
     };
     let spm = changed("tokenizer.ggml.model", Some(Value::String("llama".to_owned())));
-    assert!(spm.contains("test.gguf") && spm.contains("its tokenizer is \"llama\"") && spm.contains("gpt2"), "{spm}");
+    assert!(
+        spm.contains("test.gguf") && spm.contains("its tokenizer is \"llama\"") && spm.contains("gpt2"),
+        "{spm}"
+    );
     assert!(changed("tokenizer.ggml.pre", Some(Value::String("qwen2".to_owned()))).contains("\"qwen2\""));
     assert!(changed("tokenizer.ggml.merges", None).contains("merges is missing"));
     assert!(changed("tokenizer.ggml.eos_token_id", None).contains("ends an answer"));
     assert!(changed("tokenizer.ggml.eos_token_id", Some(Value::U32(9999))).contains("9999"));
     assert!(changed("tokenizer.ggml.eos_token_id", Some(Value::F32(1.0))).contains("natural number"));
-    assert!(changed("tokenizer.ggml.token_type", Some(Value::Array(vec![Value::I32(1)]))).contains("token types"));
+    assert!(
+        changed("tokenizer.ggml.token_type", Some(Value::Array(vec![Value::I32(1)]))).contains("token types")
+    );
     let bad_merge = Value::Array(vec![Value::String("nospace".to_owned())]);
     assert!(changed("tokenizer.ggml.merges", Some(bad_merge)).contains("nospace"));
     let no_result = Value::Array(vec![Value::String("~ ~".to_owned())]);
@@ -90,7 +105,7 @@ proptest! {
         let tokenizer = tokenizer();
         let ids = tokenizer.encode(&text).unwrap();
         prop_assert!(ids.iter().all(|id| tokenizer.kind(*id) == TokenKind::Normal));
-        prop_assert_eq!(tokenizer.decode(&ids), text.clone());
+        prop_assert_eq!(&tokenizer.decode(&ids), &text);
         let mut decoder = Utf8Decoder::new();
         let mut streamed: String = ids.iter().map(|id| decoder.push(tokenizer.bytes(*id))).collect();
         streamed.push_str(&decoder.finish());

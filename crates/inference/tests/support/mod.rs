@@ -14,8 +14,9 @@ pub(crate) const TEMPLATE: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.c
 
 /// Merges of the tokenizer, best first, in GPT-2's spelling.
 pub(crate) const MERGES: &[&str] = &[
-    "t h", "th e", "i n", "a n", "e r", "o n", "r e", "Ġ the", "Ġ a", "Ġ t", "in g", "an d", "Ġ and", "{ \"", "\" :",
-    "\": \"", "\" ,", "\", \"", "\" }", "o r", "or d", "ord er", "a c", "t i", "ti on", "ac tion", "Ã ©",
+    "t h", "th e", "i n", "a n", "e r", "o n", "r e", "Ġ the", "Ġ a", "Ġ t", "in g", "an d", "Ġ and", "{ \"",
+    "\" :", "\": \"", "\" ,", "\", \"", "\" }", "o r", "or d", "ord er", "a c", "t i", "ti on", "ac tion",
+    "Ã ©",
 ];
 
 /// The shape of a random model.
@@ -75,7 +76,7 @@ impl Random {
     }
 
     pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end as u64) as usize
+        usize::try_from(self.next() % end as u64).unwrap()
     }
 }
 
@@ -85,7 +86,8 @@ pub(crate) fn spelled(byte: u8) -> String {
     let code = if printable(byte) {
         u32::from(byte)
     } else {
-        0x100 + (0..byte).filter(|other| !printable(*other)).count() as u32
+        let others_before = (0..byte).filter(|other| !printable(*other)).count();
+        0x100 + u32::try_from(others_before).unwrap()
     };
     char::from_u32(code).unwrap().to_string()
 }
@@ -116,7 +118,10 @@ impl RandomLlama {
             vec![("token_embd.weight".to_owned(), matrix(vocabulary, self.width, 0.3, self.embedding_dtype))];
         if !self.tied {
             let spread = fan(self.width) * 2.0;
-            tensors.push(("output.weight".to_owned(), matrix(vocabulary, self.width, spread, self.embedding_dtype)));
+            tensors.push((
+                "output.weight".to_owned(),
+                matrix(vocabulary, self.width, spread, self.embedding_dtype),
+            ));
         }
         for layer in 0..self.layers {
             for (part, rows, columns) in [
@@ -128,7 +133,10 @@ impl RandomLlama {
                 ("ffn_up", self.feed_forward, self.width),
                 ("ffn_down", self.width, self.feed_forward),
             ] {
-                tensors.push((format!("blk.{layer}.{part}.weight"), matrix(rows, columns, fan(columns), self.dtype)));
+                tensors.push((
+                    format!("blk.{layer}.{part}.weight"),
+                    matrix(rows, columns, fan(columns), self.dtype),
+                ));
             }
         }
         let mut norm = |name: String| {
@@ -149,7 +157,8 @@ impl RandomLlama {
         let number = |value: usize| Value::U32(u32::try_from(value).unwrap());
         let text = |value: &str| Value::String(value.to_owned());
         let tokens = self.tokens();
-        let types = (0..tokens.len()).map(|id| Value::I32(if id < self.text_tokens { 1 } else { 3 })).collect();
+        let types =
+            (0..tokens.len()).map(|id| Value::I32(if id < self.text_tokens { 1 } else { 3 })).collect();
         vec![
             ("general.architecture", text("llama")),
             ("general.name", text("random llama")),
@@ -179,7 +188,8 @@ impl RandomLlama {
         change(&mut metadata);
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
         let tensors = self.tensors();
-        let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let tensors: Vec<(&str, &QTensor)> =
+            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let mut bytes = std::io::Cursor::new(Vec::new());
         gguf_file::write(&mut bytes, &metadata, &tensors).unwrap();
         bytes.into_inner()

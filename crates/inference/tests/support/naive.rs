@@ -102,8 +102,7 @@ impl NaiveLlama {
     fn rotate(&self, mut row: Vec<f32>, position: usize) -> Vec<f32> {
         for head in row.chunks_exact_mut(self.head_size) {
             for pair in 0..self.head_size / 2 {
-                let angle =
-                    position as f32 * self.rope_base.powf(-2.0 * pair as f32 / self.head_size as f32);
+                let angle = position as f32 * self.rope_base.powf(-2.0 * pair as f32 / self.head_size as f32);
                 let (x, y) = (head[2 * pair], head[2 * pair + 1]);
                 head[2 * pair] = x * angle.cos() - y * angle.sin();
                 head[2 * pair + 1] = x * angle.sin() + y * angle.cos();

@@ -17,14 +17,18 @@ const CHOICE: &str = r#"{"oneOf":[
     {"type":"object","properties":{"tool":{"const":"reply"},"text":{"type":"string","maxLength":30}},"required":["tool","text"],"additionalProperties":false}]}"#;
 
 fn constrained(schema: &str, temperature: f32, seed: u64, tokens_max: u32) -> CompletionRequest {
-    CompletionRequest { grammar: Grammar::JsonSchema(schema.into()), ..request("do it", temperature, seed, tokens_max) }
+    CompletionRequest {
+        grammar: Grammar::JsonSchema(schema.into()),
+        ..request("do it", temperature, seed, tokens_max)
+    }
 }
 
 #[test]
 fn the_same_request_gives_the_same_answer_alone_and_in_company() {
     let mut engine = engine(&RandomLlama::default());
-    let mut requests: Vec<CompletionRequest> =
-        (0..5).map(|seed| request("order the thing", 0.9, seed, 30 + 5 * seed as u32)).collect();
+    let mut requests: Vec<CompletionRequest> = (0..5)
+        .map(|seed| request("order the thing", 0.9, seed, 30 + 5 * u32::try_from(seed).unwrap()))
+        .collect();
     requests.push(constrained(ACTION, 1.0, 9, 150));
     requests.push(request(&"long ".repeat(30), 1.2, 4, 10));
     let alone: Vec<Completion> =

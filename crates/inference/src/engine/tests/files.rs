@@ -10,13 +10,21 @@ fn load(bytes: Vec<u8>) -> Result<CandleEngine, InferenceError> {
 }
 
 fn small() -> RandomLlama {
-    RandomLlama { layers: 1, width: 32, feed_forward: 32, heads: 1, text_tokens: 284, ..RandomLlama::default() }
+    RandomLlama {
+        layers: 1,
+        width: 32,
+        feed_forward: 32,
+        heads: 1,
+        text_tokens: 284,
+        ..RandomLlama::default()
+    }
 }
 
 #[test]
 fn a_missing_file_is_named() {
     let path = std::path::PathBuf::from("no/such/model.gguf");
-    let error = CandleEngine::load(&EngineConfig { model: ModelSource::Path(path), ..config(Vec::new()) }).unwrap_err();
+    let error = CandleEngine::load(&EngineConfig { model: ModelSource::Path(path), ..config(Vec::new()) })
+        .unwrap_err();
     assert!(error.to_string().contains("no/such/model.gguf"), "{error}");
     assert!(!error.is_retryable());
 }
@@ -27,7 +35,8 @@ fn a_file_from_disk_loads_and_takes_its_name_from_the_stem_where_it_has_none() {
     let path = folder.path().join("tiny-one.gguf");
     let bytes = small().gguf_with(|metadata| metadata.retain(|(key, _)| *key != "general.name"));
     std::fs::write(&path, bytes).unwrap();
-    let engine = CandleEngine::load(&EngineConfig { model: ModelSource::Path(path), ..config(Vec::new()) }).unwrap();
+    let engine =
+        CandleEngine::load(&EngineConfig { model: ModelSource::Path(path), ..config(Vec::new()) }).unwrap();
     assert_eq!(engine.info().name.as_str(), "tiny-one");
     assert_eq!(engine.info().context_tokens, 256);
     assert_eq!(engine.info().kv_bytes_per_token, ByteCount(2 * 2 * 32));

@@ -73,7 +73,8 @@ fn a_budget_that_is_too_small_is_refused_with_the_numbers() {
     let bytes = RandomLlama::default().gguf();
     for budget in [0, 1000, 200_000] {
         let error =
-            CandleEngine::load(&EngineConfig { memory_budget: ByteCount(budget), ..config(bytes.clone()) }).unwrap_err();
+            CandleEngine::load(&EngineConfig { memory_budget: ByteCount(budget), ..config(bytes.clone()) })
+                .unwrap_err();
         let InferenceError::BudgetTooSmall { weights, scratch, kv_least, needed, .. } = &error else {
             panic!("{error}");
         };
