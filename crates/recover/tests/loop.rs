@@ -147,7 +147,7 @@ impl World {
 
     fn open_breaker(&mut self, plan: &Recovery) {
         if plan.action == RecoveryAction::CircuitBreaker {
-            let time_ms = |name: &str| plan.parameters[name].as_u64().unwrap();
+            let time_ms = |name: &str| plan.parameters.get(name).and_then(serde_json::Value::as_u64).unwrap();
             self.breaker.open(self.now, time_ms("open_ms"), time_ms("half_open_ms"));
             self.breaker_recovery = Some(plan.clone());
             self.report(plan, RecoveryPhase::Started);
@@ -199,7 +199,7 @@ impl World {
 
     /// The promise: every anomaly ends in a terminal recovery, and no recovery ends in two ways.
     fn assert_every_anomaly_ends(&mut self) {
-        self.now += Duration::from_secs(3_600);
+        self.now += Duration::from_hours(1);
         let late = self.recoverer.tick(self.now);
         self.recoveries.extend(late);
         assert_eq!(self.recoverer.account().all_open().count(), 0);
@@ -209,7 +209,7 @@ impl World {
                 .filter(move |recovery| recovery.recovery == id && recovery.phase.is_terminal())
         };
         for (anomaly, kind) in &self.anomalies {
-            let answers = &self.answers[anomaly];
+            let answers = self.answers.get(anomaly).unwrap();
             assert!(!answers.is_empty(), "{kind:?} has no answer");
             for answer in answers {
                 assert_eq!(ends(*answer).count(), 1, "{kind:?}: {:#?}", self.actions());

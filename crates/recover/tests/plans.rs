@@ -71,7 +71,7 @@ fn tool() -> Subject {
 }
 
 fn delay_ms(recovery: &Recovery) -> u64 {
-    recovery.parameters["delay_ms"].as_u64().unwrap()
+    recovery.parameters.get("delay_ms").and_then(serde_json::Value::as_u64).unwrap()
 }
 
 /// `subject phase action policy #attempt`, one each.
