@@ -48,8 +48,8 @@ struct World {
 
 impl World {
     fn new(mode: Mode, seed: u64) -> Self {
-        let text = include_str!("../../../examples/support-desk/policies/recovery.yaml");
-        let policies = PolicySet::parse(text, "recovery.yaml").unwrap();
+        let text = include_str!("short.yaml");
+        let policies = PolicySet::parse(text, "short.yaml").unwrap();
         Self {
             monitor: Monitor::new(MonitorSettings::default()),
             recoverer: Recoverer::new(Arc::new(policies), mode),

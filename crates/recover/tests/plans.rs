@@ -19,8 +19,8 @@ struct Desk {
 
 impl Desk {
     fn new(mode: Mode) -> Self {
-        let text = include_str!("../../../examples/support-desk/policies/recovery.yaml");
-        let policies = PolicySet::parse(text, "recovery.yaml").unwrap();
+        let text = include_str!("short.yaml");
+        let policies = PolicySet::parse(text, "short.yaml").unwrap();
         Self { recoverer: Recoverer::new(Arc::new(policies), mode), ids: SeededIds::new(1), sequence: 0 }
     }
 
