@@ -13,7 +13,7 @@ use super::support::{MANY, append, at, bare, good, one, records, replay_all, tex
 use crate::log::Lsn;
 
 /// Longer than anything here takes: a check that waits so long has failed.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 pub(super) fn reads_are_bounded_by_records_and_by_bytes(harness: &mut dyn Harness) {
     let log = harness.log();
@@ -28,7 +28,7 @@ pub(super) fn reads_are_bounded_by_records_and_by_bytes(harness: &mut dyn Harnes
     };
     assert_eq!(offsets(4, 5, usize::MAX), [4, 5, 6, 7, 8]);
     assert_eq!(offsets(28, MANY, usize::MAX), [28, 29]);
-    assert_eq!(offsets(0, 0, usize::MAX), []);
+    assert_eq!(offsets(0, 0, usize::MAX), Vec::<u64>::new());
     // A key of 3 bytes and a value of 10.
     assert_eq!(offsets(0, MANY, 13 * 4), [0, 1, 2, 3]);
     assert_eq!(offsets(0, MANY, 13 * 4 + 12), [0, 1, 2, 3]);
@@ -111,7 +111,9 @@ pub(super) fn readers_see_a_prefix_while_others_write(harness: &mut dyn Harness)
                         next += 1;
                     }
                     assert!(!was_done || next == APPENDS || log.end_offset(agents) > next);
-                    log.wait_past(Lsn(next * 2), LONG);
+                    if next < APPENDS {
+                        log.wait_past(Lsn(next * 2), LONG);
+                    }
                 }
             });
         }
@@ -126,7 +128,7 @@ pub(super) fn a_watcher_is_woken_by_the_next_commit(harness: &mut dyn Harness) {
     thread::scope(|scope| {
         let watcher = harness.log();
         let waiting = scope.spawn(move || {
-            drop(ready.send(()));
+            let _ = ready.send(());
             watcher.wait_past(seen, LONG)
         });
         assert!(is_ready.recv().is_ok());
@@ -143,7 +145,7 @@ pub(super) fn a_watcher_is_let_go_when_time_is_over_or_the_log_closes(harness: &
     thread::scope(|scope| {
         let watcher = harness.log();
         let waiting = scope.spawn(move || {
-            drop(ready.send(()));
+            let _ = ready.send(());
             watcher.wait_past(Lsn(0), LONG)
         });
         assert!(is_ready.recv().is_ok());

@@ -109,10 +109,10 @@ impl EmbeddedLog {
         let (catalog, recovery) = recovery::load(directory, recovery::Access::Write, options.verify)?;
         let append_bytes_max = byte_limit(options.append_bytes_max).min(APPEND_BYTES_LIMIT);
         let queue = Queue::new(Limits {
-            appends_max: options.queue_appends_max.max(1),
-            bytes_max: byte_limit(options.queue_bytes_max),
-            group_records_max: options.group_records_max.max(1),
-            group_bytes_max: append_bytes_max,
+            appends: options.queue_appends_max.max(1),
+            bytes: byte_limit(options.queue_bytes_max),
+            group_records: options.group_records_max.max(1),
+            group_bytes: append_bytes_max,
         });
         let view = View::new(catalog, options.open_segments_max);
         let shared = Arc::new(Shared {

@@ -61,13 +61,15 @@ struct State {
     poison: Option<Arc<str>>,
 }
 
-/// How much may wait, and how much one group takes.
+/// How much may wait, and how much one group takes, at most.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    pub(super) appends_max: usize,
-    pub(super) bytes_max: usize,
-    pub(super) group_records_max: usize,
-    pub(super) group_bytes_max: usize,
+    /// Appends that wait.
+    pub(super) appends: usize,
+    /// Bytes that wait.
+    pub(super) bytes: usize,
+    pub(super) group_records: usize,
+    pub(super) group_bytes: usize,
 }
 
 /// Appends that wait for the writer.
@@ -94,7 +96,7 @@ impl Queue {
         let (appends, bytes) = (state.waiting.len(), state.bytes);
         let new_bytes = waiting.encoded.bytes.len();
         // An append that is larger than the whole queue is taken when it is alone.
-        if appends >= self.limits.appends_max || (appends > 0 && bytes + new_bytes > self.limits.bytes_max) {
+        if appends >= self.limits.appends || (appends > 0 && bytes + new_bytes > self.limits.bytes) {
             return Err(LogError::Full { appends, bytes });
         }
         state.bytes += new_bytes;
@@ -114,7 +116,7 @@ impl Queue {
         while let Some(next) = state.waiting.front() {
             records += next.encoded.places.len();
             bytes += next.encoded.bytes.len();
-            let is_full = records > self.limits.group_records_max || bytes > self.limits.group_bytes_max;
+            let is_full = records > self.limits.group_records || bytes > self.limits.group_bytes;
             if is_full && !group.is_empty() {
                 break;
             }

@@ -138,7 +138,8 @@ impl View {
         records_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError> {
-        let mut records = Records { of, next: offset, bytes: 0, records_max, bytes_max, found: Vec::new() };
+        let mut records =
+            Records { of, next: offset, bytes: 0, count_max: records_max, bytes_max, found: Vec::new() };
         let end = {
             let catalog = self.catalog();
             trimmed_below(catalog.start_offset(of), offset)?;
@@ -407,14 +408,14 @@ struct Records {
     of: TopicPartition,
     next: u64,
     bytes: usize,
-    records_max: usize,
+    count_max: usize,
     bytes_max: usize,
     found: Vec<Record>,
 }
 
 impl Records {
     fn is_full(&self) -> bool {
-        self.found.len() >= self.records_max || (self.bytes >= self.bytes_max && !self.found.is_empty())
+        self.found.len() >= self.count_max || (self.bytes >= self.bytes_max && !self.found.is_empty())
     }
 
     fn take_from(

@@ -68,11 +68,6 @@ impl<'a> FrameScanner<'a> {
         Self { file, path, salt, at, limit, expected_batch, chunk: Bytes::new(), chunk_at: 0 }
     }
 
-    /// Where the next frame should begin.
-    pub(super) const fn position(&self) -> u64 {
-        self.at
-    }
-
     /// Reads what stands next. After a bad frame the scanner stays where it is; see [`Self::skip_to`].
     pub(super) fn next(&mut self) -> Result<Scanned, LogError> {
         let at = self.at;
@@ -153,7 +148,7 @@ impl<'a> FrameScanner<'a> {
             let rest = usize::try_from(self.limit - base).unwrap_or(usize::MAX);
             let Some(window) = self.bytes(base, rest.min(CHUNK_BYTES))? else { return Ok(None) };
             let mut searched = 0;
-            while let Some(found) = find(&window, &MAGIC, searched) {
+            while let Some(found) = find(&window, MAGIC, searched) {
                 let candidate = base + found as u64;
                 let head = self.bytes(candidate, HEADER_BYTES)?;
                 if let Some(header) = head.and_then(|head| FrameHeader::decode(&head, self.salt))
@@ -174,7 +169,7 @@ impl<'a> FrameScanner<'a> {
         if at.saturating_add(count as u64) > self.limit {
             return Ok(None);
         }
-        if let Some(found) = self.from_chunk(at, count) {
+        if let Some(found) = self.chunk_part(at, count) {
             return Ok(Some(found));
         }
         let rest = usize::try_from(self.limit - at).unwrap_or(usize::MAX);
@@ -184,23 +179,23 @@ impl<'a> FrameScanner<'a> {
         self.chunk = chunk.into();
         self.chunk_at = at;
         // A file that another process cut meanwhile is shorter than it was.
-        Ok(self.from_chunk(at, count))
+        Ok(self.chunk_part(at, count))
     }
 
-    fn from_chunk(&self, at: u64, count: usize) -> Option<Bytes> {
+    fn chunk_part(&self, at: u64, count: usize) -> Option<Bytes> {
         let begin = usize::try_from(at.checked_sub(self.chunk_at)?).ok()?;
         let end = begin.checked_add(count)?;
         (end <= self.chunk.len()).then(|| self.chunk.slice(begin..end))
     }
 }
 
-fn find(haystack: &[u8], needle: &[u8; 4], from: usize) -> Option<usize> {
+fn find(haystack: &[u8], needle: [u8; 4], from: usize) -> Option<usize> {
     let [first, ..] = needle;
     let mut from = from;
     loop {
         let rest = haystack.get(from..)?;
-        let found = from + rest.iter().position(|byte| byte == first)?;
-        if haystack.get(found..found + needle.len())? == needle {
+        let found = from + rest.iter().position(|byte| *byte == first)?;
+        if haystack.get(found..found + needle.len())? == needle.as_slice() {
             return Some(found);
         }
         from = found + 1;

@@ -1,4 +1,12 @@
-//! The embedded log against the conformance suite, with large and with very small segments.
+//! The embedded log: the conformance suite, and what only files can show.
+
+mod codec;
+mod damage;
+mod failures;
+mod read_only;
+mod retention;
+mod segments;
+mod support;
 
 use std::path::Path;
 use std::sync::Arc;
