@@ -18,7 +18,7 @@ use kintsugi_inference::{Backend, CandleEngine, EngineConfig, ModelSource, Reque
 use kintsugi_types::{ByteCount, CompletionRequest, Grammar, Message, Role, Sampling};
 use support::RandomLlama;
 
-const AGENTS: u64 = 12;
+const AGENTS: u32 = 12;
 /// Tokens that each agent generates while the clock runs.
 const TOKENS: u32 = 24;
 /// Measured alternately, and the best of these is taken, for other load only ever slows down.
@@ -26,7 +26,7 @@ const ROUNDS: usize = 3;
 
 fn main() {
     let shape = RandomLlama {
-        layers: 12,
+        layers: 16,
         width: 768,
         feed_forward: 2048,
         heads: 12,
@@ -42,7 +42,7 @@ fn main() {
     let file: Arc<[u8]> = shape.gguf().into();
     let mut engine = CandleEngine::load(&EngineConfig {
         model: ModelSource::Bytes { name: "random.gguf".to_owned(), bytes: Arc::clone(&file) },
-        slots: AGENTS as u32,
+        slots: AGENTS,
         context_tokens: 1024,
         memory_budget: ByteCount::mib(2048),
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT,
@@ -70,17 +70,17 @@ fn main() {
 }
 
 /// Tokens per second of agents that generate together, after their prompts.
-fn batch(engine: &mut CandleEngine, agents: std::ops::Range<u64>) -> f64 {
-    let count = (agents.end - agents.start) as f64;
+fn batch(engine: &mut CandleEngine, agents: std::ops::Range<u32>) -> f64 {
+    let count = f64::from(agents.end - agents.start);
     for agent in agents {
-        let prompt = "order the thing and ".repeat(6 + agent as usize);
+        let prompt = "order the thing and ".repeat(6 + (agent as usize));
         let request = CompletionRequest {
             messages: vec![Message::new(Role::User, prompt)],
             grammar: Grammar::Free,
-            sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: agent },
+            sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: agent.into() },
             tokens_max: 400,
         };
-        engine.admit(RequestId(agent), request).expect("there is room");
+        engine.admit(RequestId(agent.into()), request).expect("there is room");
     }
     // Prompts fit in a few steps; after these every step is one token each.
     for _ in 0..8 {
@@ -92,7 +92,7 @@ fn batch(engine: &mut CandleEngine, agents: std::ops::Range<u64>) -> f64 {
     }
     let rate = f64::from(TOKENS) * count / start.elapsed().as_secs_f64();
     for agent in 0..AGENTS {
-        engine.cancel(RequestId(agent));
+        engine.cancel(RequestId(agent.into()));
     }
     rate
 }

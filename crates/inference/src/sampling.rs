@@ -4,10 +4,13 @@ use kintsugi_types::{Sampling, Score};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::kernels::{Level, exp_sum, max_value};
+use crate::kernels::{Level, exp_sum, max_value, softmax_weights};
 
 /// Weights relative to the likeliest token's below which the first tries at `top_p` do not look.
 const TOP_P_CUTOFFS: [f32; 2] = [1e-2, 1e-5];
+
+/// Temperatures below it count as 0.
+const TEMPERATURE_LEAST: f32 = 1e-4;
 
 /// One drawn token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,6 +49,8 @@ impl Sampler {
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(format!("top_p is {top_p}, it must be above 0 and at most 1"));
         }
+        // A smaller one cannot be divided by, and leaves the likeliest token alone anyway.
+        let temperature = if temperature < TEMPERATURE_LEAST { 0.0 } else { temperature };
         Ok(Self { temperature, top_p, rng: ChaCha8Rng::seed_from_u64(seed) })
     }
 
@@ -69,7 +74,7 @@ impl Sampler {
         let index = if count == 1 || self.temperature == 0.0 {
             likeliest()
         } else {
-            self.pick(logits, max).or_else(likeliest)
+            self.pick(level, logits, max).or_else(likeliest)
         };
         let chosen = index.and_then(|index| Some((u32::try_from(index).ok()?, *logits.get(index)?)));
         let (token, logit) = chosen.ok_or(DrawError::NotANumber)?;
@@ -79,12 +84,11 @@ impl Sampler {
     }
 
     /// An index drawn by weight, after temperature and `top_p` (Holtzman et al. 2020).
-    fn pick(&mut self, logits: &[f32], max: f32) -> Option<usize> {
-        let weight = |logit: f32| ((logit - max) / self.temperature).exp();
+    fn pick(&mut self, level: Level, logits: &[f32], max: f32) -> Option<usize> {
         let chance = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         // Impossible tokens have a weight of exactly 0, so a running sum never stops at one.
-        let weights: Vec<f32> = logits.iter().map(|logit| weight(*logit)).collect();
-        let total: f64 = weights.iter().copied().map(f64::from).sum();
+        let mut weights = vec![0f32; logits.len()];
+        let total = softmax_weights(level, logits, max, 1.0 / self.temperature, &mut weights);
         if self.top_p >= 1.0 {
             return walk(weights.iter().copied().enumerate(), chance * total);
         }
@@ -135,6 +139,10 @@ fn forbid_others(logits: &mut [f32], allowed: &[u32]) -> usize {
     for (group, word) in logits.chunks_mut(32).zip(words) {
         if word == 0 {
             group.fill(f32::NEG_INFINITY);
+            continue;
+        }
+        if word == u32::MAX {
+            count += group.len();
             continue;
         }
         for (bit, logit) in group.iter_mut().enumerate() {

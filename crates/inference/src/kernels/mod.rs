@@ -19,7 +19,9 @@ pub(crate) use attention::{AttentionRows, attend};
 pub(crate) use blocks::{BlockActivations, BlockFormat, BlockMatrix};
 pub(crate) use kv::{BLOCK_TOKENS, BlockTable, KvLayout, KvPool};
 pub(crate) use parallel::for_each_part_mut;
-pub(crate) use vector::{add_assign, exp_sum, max_value, rms_norm, rope_interleaved, silu_multiply};
+pub(crate) use vector::{
+    add_assign, exp_sum, max_value, rms_norm, rope_interleaved, silu_multiply, softmax_weights,
+};
 
 /// The instruction set that the kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -112,6 +112,25 @@ fn exp_sum_body(values: &[f32], max: f32) -> f32 {
     sum
 }
 
+#[inline(always)]
+fn softmax_weights_body(logits: &[f32], max: f32, inverse_temperature: f32, weights: &mut [f32]) -> f64 {
+    assert!(logits.len() == weights.len());
+    for index in 0..logits.len() {
+        let exponent = (logits[index] - max) * inverse_temperature;
+        let weight = exp(exponent);
+        // What `exp` clamps, impossible tokens above all, gets exactly nothing.
+        weights[index] = if exponent < -87.0 { 0.0 } else { weight };
+    }
+    let mut lanes = [0f64; LANES];
+    let whole = weights.len() / LANES * LANES;
+    for chunk in weights[..whole].chunks_exact(LANES) {
+        for lane in 0..LANES {
+            lanes[lane] += f64::from(chunk[lane]);
+        }
+    }
+    lanes.iter().sum::<f64>() + weights[whole..].iter().copied().map(f64::from).sum::<f64>()
+}
+
 for_every_level! {
     /// Root mean square norm (Zhang and Sennrich 2019): `out = row / sqrt(mean(row²) + epsilon) * weight`.
     rms_norm, rms_norm_avx512, rms_norm_avx2, rms_norm_body,
@@ -142,6 +161,12 @@ for_every_level! {
     /// The sum of `e^(value - max)`; a value of minus infinity adds less than 1e-37.
     exp_sum, exp_sum_avx512, exp_sum_avx2, exp_sum_body,
     (values: &[f32], max: f32) -> f32
+}
+
+for_every_level! {
+    /// `weights = e^((logit - max) * inverse temperature)`, exactly 0 below e^-87; returns their sum.
+    softmax_weights, softmax_weights_avx512, softmax_weights_avx2, softmax_weights_body,
+    (logits: &[f32], max: f32, inverse_temperature: f32, weights: &mut [f32]) -> f64
 }
 
 #[cfg(test)]

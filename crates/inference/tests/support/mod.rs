@@ -1,6 +1,10 @@
 //! Small Llama models with random weights, written as GGUF files, for tests and benches.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a bench includes this too, where the exemption for tests does not reach"
+)]
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
