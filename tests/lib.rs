@@ -1,1 +1,6 @@
-//! What several scenario tests share.
+//! What scenario tests share: a node with a scripted model, an outside tool that counts, and an audit of the log
+//! that trusts nothing but the log.
+
+pub mod audit;
+pub mod counting_server;
+pub mod scripted_node;

@@ -99,7 +99,9 @@ fn only_the_binary_reads_the_environment() {
         let crate_name = path.strip_prefix(&root).ok().and_then(|rest| rest.components().next());
         let crate_name = crate_name.map(|name| name.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
         let is_source = path.components().any(|part| part.as_os_str() == "src");
-        if is_source && crate_name != "kintsugi" && text.contains("env::var") {
+        // candle takes the number of its threads from the environment alone, so one file there has to look.
+        let is_excepted = path.ends_with("inference/src/threads.rs");
+        if is_source && crate_name != "kintsugi" && !is_excepted && text.contains("env::var") {
             readers.push(path.display().to_string());
         }
     });

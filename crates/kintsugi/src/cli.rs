@@ -92,9 +92,6 @@ pub(crate) struct RunArguments {
     /// No progress
     #[arg(long)]
     pub(crate) quiet: bool,
-    /// Kills the process at a durability boundary, for tests: `BOUNDARY:COUNT`
-    #[arg(long, hide = true, value_name = "BOUNDARY:COUNT")]
-    pub(crate) die_at: Option<String>,
 }
 
 /// Which run is looked at.

@@ -3,15 +3,14 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kintsugi_eventlog::embedded::{Boundary, Options};
-use kintsugi_eventlog::{EmbeddedLog, LogError};
+use kintsugi_eventlog::EmbeddedLog;
+use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::Goal;
 use kintsugi_events::expect::check;
 use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
-use kintsugi_runtime::config::{EffectBoundary, EffectProbe};
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_runtime::{Node, NodeConfig};
 use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
@@ -66,9 +65,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let tenant = folder.tenant()?;
     let goals: Vec<Goal> = goals.into_iter().map(|goal| Goal { tenant: tenant.clone(), ..goal }).collect();
     let begun = Instant::now();
-    let deadly = Deadly::parse(arguments.die_at.as_deref())?;
-    let log = open_log(&folder, &deadly)?;
-    let parts = parts(&settings, &example, &folder, &log, backend, &deadly)?;
+    let log = EmbeddedLog::open(RunFolder::log(&folder.path), Options::default()).map_err(Failure::outside)?;
+    let log = Arc::new(log);
+    let parts = parts(&settings, &example, &folder, &log, backend)?;
     let outcome = work(arguments, parts, &goals, &log)?;
     let view = RunView::read(log.as_ref())?;
     let summary = Summary::new(
@@ -119,7 +118,7 @@ fn work(
     let mut progress = Progress::new(goals.len(), done_before, arguments.quiet);
     loop {
         let status = node.status();
-        let done = done_before + usize::try_from(status.goals_ended()).unwrap_or(usize::MAX);
+        let done = done_before + usize::try_from(status.goals_settled()).unwrap_or(usize::MAX);
         progress.show(done, &status);
         if let Some(reason) = &status.log_failure {
             progress.finish();
@@ -155,10 +154,7 @@ fn parts(
     folder: &RunFolder,
     log: &Arc<EmbeddedLog>,
     backend: BackendFactory,
-    deadly: &Arc<Deadly>,
 ) -> Result<NodeParts, Failure> {
-    let deadly = deadly.clone();
-    let effect_probe = deadly.is_set().then(|| EffectProbe(Arc::new(move |boundary| deadly.effect(boundary))));
     Ok(NodeParts {
         config: NodeConfig {
             store_dir: folder.store(),
@@ -174,7 +170,7 @@ fn parts(
             tool_threads: settings.node.tool_threads,
             tool_ms_max: settings.node.tool_ms_max,
             before_decide: None,
-            effect_probe,
+            effect_probe: None,
         },
         log: log.clone(),
         tools: example.tools.clone(),
@@ -188,18 +184,6 @@ fn parts(
         backend,
         clock: Arc::new(SystemClock),
     })
-}
-
-fn open_log(folder: &RunFolder, deadly: &Arc<Deadly>) -> Result<Arc<EmbeddedLog>, Failure> {
-    let mut options = Options::default();
-    if deadly.is_set() {
-        let deadly = deadly.clone();
-        options.probe = Some(Arc::new(move |boundary| {
-            deadly.log(boundary);
-            Ok(())
-        }));
-    }
-    EmbeddedLog::open(RunFolder::log(&folder.path), options).map(Arc::new).map_err(|failure: LogError| Failure::outside(failure))
 }
 
 /// A resumed run must have the configuration that it began with.
@@ -262,6 +246,10 @@ fn judge(view: &RunView, outcome: &Outcome) -> Result<(), Failure> {
     if open > 0 {
         return Err(Failure::job(format_args!("{open} goals have no result")));
     }
+    if let Some((id, reason)) = view.refused_goals().next() {
+        let refused = view.refused_goals().count();
+        return Err(Failure::usage(format_args!("{refused} goals could not be taken, the first: {id}: {reason}")));
+    }
     if let Some(first) = view.contradictions.first() {
         return Err(Failure::job(format_args!("{} contradictions in the log, the first: {first}", view.contradictions.len())));
     }
@@ -269,47 +257,4 @@ fn judge(view: &RunView, outcome: &Outcome) -> Result<(), Failure> {
         return Err(Failure::job(format_args!("{} invariants were broken, see the log", outcome.violations)));
     }
     Ok(())
-}
-
-/// Ends the process without any clean-up at a chosen boundary: what a power switch would do, for tests.
-struct Deadly {
-    boundary: Option<String>,
-    left: AtomicI64,
-}
-
-impl Deadly {
-    fn parse(text: Option<&str>) -> Result<Arc<Self>, Failure> {
-        let Some(text) = text else { return Ok(Arc::new(Self { boundary: None, left: AtomicI64::new(0) })) };
-        let (boundary, count) =
-            text.split_once(':').ok_or_else(|| Failure::usage(format_args!("--die-at {text}: write BOUNDARY:COUNT")))?;
-        let count: i64 =
-            count.parse().map_err(|_| Failure::usage(format_args!("--die-at {text}: {count:?} is no number")))?;
-        let known: Vec<&str> =
-            Boundary::ALL.iter().map(|boundary| boundary.name()).chain(["effect-start", "effect-end"]).collect();
-        if !known.contains(&boundary) {
-            return Err(Failure::usage(format_args!("--die-at {text}: boundaries are {}", known.join(", "))));
-        }
-        Ok(Arc::new(Self { boundary: Some(boundary.to_owned()), left: AtomicI64::new(count) }))
-    }
-
-    const fn is_set(&self) -> bool {
-        self.boundary.is_some()
-    }
-
-    fn log(&self, boundary: Boundary) {
-        self.pass(boundary.name());
-    }
-
-    fn effect(&self, boundary: EffectBoundary) {
-        self.pass(match boundary {
-            EffectBoundary::BeforeStart => "effect-start",
-            EffectBoundary::AfterEnd => "effect-end",
-        });
-    }
-
-    fn pass(&self, name: &str) {
-        if self.boundary.as_deref() == Some(name) && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 {
-            std::process::abort();
-        }
-    }
 }

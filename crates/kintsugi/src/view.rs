@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use kintsugi_eventlog::{LogReader, Lsn};
 use kintsugi_events::{
-    AgentEvent, Anomaly, Diagnosis, Event, Goal, GoalResult, HealthState, Metric, Payload, Recovery, RecoveryPhase,
-    Subject,
+    AgentEvent, Anomaly, Diagnosis, Event, Goal, GoalResult, HealthState, Metric, Payload, Recovery,
+    Subject, Topic,
 };
 use kintsugi_types::{AgentId, AnomalyId, DiagnosisId, GoalId, RecoveryId, Timestamp};
 
@@ -19,6 +19,8 @@ pub(crate) struct GoalView {
     pub(crate) agent: Option<AgentId>,
     pub(crate) is_started: bool,
     pub(crate) results: Vec<GoalResult>,
+    /// Why it could not be taken, where it is a dead letter.
+    pub(crate) refused: Option<String>,
 }
 
 /// An agent's newest state.
@@ -73,6 +75,7 @@ pub(crate) struct RunView {
     pub(crate) events: u64,
     /// What contradicts the promises, in words.
     pub(crate) contradictions: Vec<String>,
+    goals_by_offset: BTreeMap<u64, GoalId>,
 }
 
 impl RunView {
@@ -83,7 +86,7 @@ impl RunView {
         let from: Lsn = log.start_lsn();
         log.replay(from, &mut |record| match record.to_event() {
             Ok(event) => {
-                view.take(event);
+                view.take(event, record.offset);
                 ControlFlow::Continue(())
             }
             Err(failure) => {
@@ -98,22 +101,29 @@ impl RunView {
         refused.map_or(Ok(view), Err)
     }
 
-    /// Goals that have no result yet.
-    pub(crate) fn open_goals(&self) -> usize {
-        self.goals.values().filter(|goal| goal.results.is_empty()).count()
+    /// Goals that could not be taken.
+    pub(crate) fn refused_goals(&self) -> impl Iterator<Item = (&GoalId, &str)> {
+        self.goals.iter().filter_map(|(id, goal)| Some((id, goal.refused.as_deref()?)))
     }
 
-    fn take(&mut self, event: Event) {
+    /// Goals that have no result yet.
+    pub(crate) fn open_goals(&self) -> usize {
+        self.goals.values().filter(|goal| goal.results.is_empty() && goal.refused.is_none()).count()
+    }
+
+    fn take(&mut self, event: Event, offset: u64) {
         self.events += 1;
         let Event { envelope, payload } = event;
         match payload {
             Payload::Goal(goal) => {
                 if let Some(id) = goal.id.clone().or(envelope.goal) {
+                    self.goals_by_offset.insert(offset, id.clone());
                     self.goals.entry(id).or_insert_with(|| GoalView {
                         goal: *goal,
                         agent: None,
                         is_started: false,
                         results: Vec::new(),
+                        refused: None,
                     });
                 }
             }
@@ -147,18 +157,27 @@ impl RunView {
                 self.diagnoses.insert(diagnosis.diagnosis, (envelope.time, *diagnosis));
             }
             Payload::Recovery(recovery) => self.take_recovery(envelope.time, *recovery),
-            Payload::DeadLetter(_) => self.dead_letters += 1,
+            Payload::DeadLetter(letter) => {
+                self.dead_letters += 1;
+                let goal = letter
+                    .source_offset
+                    .filter(|_| letter.source_topic == Topic::Goals.name())
+                    .and_then(|offset| self.goals_by_offset.get(&offset))
+                    .and_then(|id| self.goals.get_mut(id));
+                if let Some(goal) = goal {
+                    goal.refused = Some(letter.reason);
+                }
+            }
             Payload::Approval(_) | Payload::Snapshot(_) => {}
         }
     }
 
     fn take_recovery(&mut self, time: Timestamp, recovery: Recovery) {
         let seam = self.recoveries.entry(recovery.recovery).or_insert_with(|| SeamView { phases: Vec::new() });
-        let is_over = seam.last().is_some_and(|last| last.phase.is_terminal());
-        if is_over && recovery.phase != RecoveryPhase::Planned {
-            self.contradictions.push(format!("recovery {} ended more than once", recovery.recovery));
+        // The recoverer may have closed it at its deadline before the agent told its own end: the first end counts.
+        if seam.last().is_none_or(|last| !last.phase.is_terminal()) {
+            seam.phases.push((time, recovery));
         }
-        seam.phases.push((time, recovery));
     }
 
     fn take_journal(&mut self, agent: AgentId, sequence: u64, event: &AgentEvent) {

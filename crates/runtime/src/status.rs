@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use kintsugi_events::{Event, GoalStatus, Payload, RecoveryPhase};
+use kintsugi_events::{Event, GoalStatus, Payload, RecoveryPhase, Topic};
 use kintsugi_types::TokenUsage;
 use serde::Serialize;
 
@@ -18,6 +18,8 @@ pub struct StatusSnapshot {
     pub goals_partial: u64,
     /// See `goals_completed`.
     pub goals_failed: u64,
+    /// Goals that could not be taken: they are dead letters.
+    pub goals_refused: u64,
     /// Agents with load, by the state that is shown.
     pub agents: BTreeMap<&'static str, u64>,
     /// Steps that were measured.
@@ -42,6 +44,11 @@ impl StatusSnapshot {
     /// Goals that ended.
     pub const fn goals_ended(&self) -> u64 {
         self.goals_completed + self.goals_partial + self.goals_failed
+    }
+
+    /// Goals of which nothing more is to come: they ended, or could not be taken.
+    pub const fn goals_settled(&self) -> u64 {
+        self.goals_ended() + self.goals_refused
     }
 }
 
@@ -82,6 +89,9 @@ impl Status {
                     GoalStatus::Partial => inner.goals_partial += 1,
                     GoalStatus::Failed => inner.goals_failed += 1,
                 },
+                Payload::DeadLetter(letter) if letter.source_topic == Topic::Goals.name() => {
+                    inner.goals_refused += 1;
+                }
                 Payload::Metric(metric) => {
                     inner.steps += 1;
                     inner.tokens += metric.tokens;

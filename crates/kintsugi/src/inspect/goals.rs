@@ -15,6 +15,7 @@ fn state(goal: &GoalView) -> &'static str {
             kintsugi_events::GoalStatus::Partial => "partial",
             kintsugi_events::GoalStatus::Failed => "failed",
         },
+        None if goal.refused.is_some() => "refused",
         None if goal.is_started => "running",
         None if goal.agent.is_some() => "queued",
         None => "published",
@@ -29,6 +30,7 @@ fn told(id: &str, goal: &GoalView) -> Value {
         "agent": goal.agent,
         "text": goal.goal.text,
         "result": goal.results.first(),
+        "refused": goal.refused,
     })
 }
 

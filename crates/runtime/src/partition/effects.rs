@@ -239,10 +239,17 @@ fn outcome_command(
     Command::ActionDone { effect, attempt, outcome, tool_ms }
 }
 
+/// Codes of failures in which the call never reached the tool.
+const NEVER_SENT: [&str; 2] = ["unreachable", "busy"];
+
+/// The code of a failure of which the tool itself says that nobody knows what came of it.
+const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+
 /// Whether a call that failed may have acted all the same: all but those that never reached the tool, and those
 /// that it refused.
 fn may_have_acted(error: &ToolError) -> bool {
-    error.tier == ErrorTier::Transient && error.retry_after.is_none() && error.code != "connect" && error.code != "busy"
+    let is_answered = error.retry_after.is_some() || NEVER_SENT.contains(&error.code.as_ref());
+    error.code == OUTCOME_UNKNOWN || (error.tier == ErrorTier::Transient && !is_answered)
 }
 
 fn probe(node: &NodeContext, boundary: EffectBoundary) {

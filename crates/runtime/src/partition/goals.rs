@@ -23,7 +23,7 @@ const READ_RECORDS_MAX: usize = 32;
 const READ_BYTES_MAX: usize = 1 << 20;
 
 /// The longest goal that is taken, in bytes.
-pub const GOAL_BYTES_MAX: usize = 256 * 1024;
+const GOAL_BYTES_MAX: usize = 256 * 1024;
 
 /// What becomes of a goal.
 enum Route {
@@ -119,6 +119,8 @@ impl Partition {
         };
         let content = content_of(&goal);
         goal.id = Some(id);
+        // What is right is for the evaluation alone: it never comes near an agent.
+        goal.expect = None;
         match self.known(&goal) {
             Ok(Some(known)) if known == content => return Route::Known,
             Ok(Some(_)) => {
@@ -221,9 +223,9 @@ fn key_of(tenant: &TenantId, agent: Option<&AgentId>, id: &GoalId) -> Vec<u8> {
     [tenant.as_str(), agent.map_or("", AgentId::as_str), id.as_str()].join("\0").into_bytes()
 }
 
-/// First eight bytes of the BLAKE3 of a goal without its id: what the same goal has in common with itself.
+/// First eight bytes of the BLAKE3 of a goal without its id and expectation: what two copies have in common.
 pub(crate) fn content_of(goal: &Goal) -> u64 {
-    let content = serde_json::to_vec(&Goal { id: None, ..goal.clone() }).unwrap_or_default();
+    let content = serde_json::to_vec(&Goal { id: None, expect: None, ..goal.clone() }).unwrap_or_default();
     let hash = blake3::hash(&content);
     hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

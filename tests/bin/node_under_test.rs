@@ -1,0 +1,81 @@
+//! A scripted node in a process of its own: publishes its goals, works them to the end, and exits 0. It can be told
+//! to die at a boundary, without any clean-up, as in a power cut of the process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use kintsugi_eventlog::EmbeddedLog;
+use kintsugi_eventlog::embedded::{Boundary, Options};
+use kintsugi_runtime::Node;
+use kintsugi_runtime::config::{EffectBoundary, EffectProbe};
+use kintsugi_tests::audit::Audit;
+use kintsugi_tests::scripted_node::{Wiring, goals, parts};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Where the node lives.
+    folder: PathBuf,
+    /// How many goals it works.
+    goals: usize,
+    /// Where it dies: `BOUNDARY:COUNT`.
+    #[arg(long)]
+    die_at: Option<String>,
+}
+
+/// Counts the passes of one boundary down and aborts at the last.
+struct Fuse {
+    boundary: String,
+    left: AtomicI64,
+}
+
+impl Fuse {
+    fn pass(&self, boundary: &str) {
+        if self.boundary == boundary && self.left.fetch_sub(1, Ordering::SeqCst) <= 1 {
+            std::process::abort();
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let (boundary, count) = arguments.die_at.as_deref().and_then(|text| text.split_once(':')).unwrap_or(("", "0"));
+    let fuse = Arc::new(Fuse { boundary: boundary.to_owned(), left: AtomicI64::new(count.parse()?) });
+    let mut options = Options::default();
+    let mut wiring = Wiring::default();
+    if arguments.die_at.is_some() {
+        let log_fuse = fuse.clone();
+        options.probe = Some(Arc::new(move |boundary: Boundary| {
+            log_fuse.pass(boundary.name());
+            Ok(())
+        }));
+        wiring.effect_probe = Some(EffectProbe(Arc::new(move |boundary| {
+            fuse.pass(match boundary {
+                EffectBoundary::BeforeStart => "effect-start",
+                EffectBoundary::AfterEnd => "effect-end",
+            });
+        })));
+    }
+    let log = Arc::new(EmbeddedLog::open(arguments.folder.join("log"), options)?);
+    let before = Audit::of(log.as_ref())?;
+    let ended_before = before.goals.len() - before.open_goals();
+    let node = Node::start(parts(&arguments.folder, log, wiring)?)?;
+    // A goal that is there already is acknowledged again and not worked again.
+    let goals = goals(arguments.goals)?;
+    node.publish(&goals)?;
+    while ended_before + usize::try_from(node.status().goals_ended())? < goals.len() {
+        if node.has_ended() {
+            bail!("the node ended by itself");
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    let violations = node.invariants().total();
+    node.stop();
+    if violations > 0 {
+        bail!("{violations} invariants were broken");
+    }
+    Ok(())
+}

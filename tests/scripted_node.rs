@@ -1,0 +1,164 @@
+//! A node whose model follows a script: everything else about it is real.
+//!
+//! The script works a goal in three steps: it charges over HTTP (unkeyed: may never be repeated), records in SQLite
+//! (keyed), and finishes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use kintsugi_agent::prompt::{Action, FINISH, decision_text};
+use kintsugi_agent::{KindConfig, Limits, Prices};
+use kintsugi_eventlog::EventLog;
+use kintsugi_events::health::HealthThresholds;
+use kintsugi_events::{ActionCall, Goal, Mode};
+use kintsugi_gpu_scheduler::{RebuildPolicy, SchedulerConfig, scripted};
+use kintsugi_recover::PolicySet;
+use kintsugi_runtime::config::{CommandProbe, EffectProbe};
+use kintsugi_runtime::node::NodeParts;
+use kintsugi_runtime::{NodeConfig, Population};
+use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
+use kintsugi_types::{
+    AgentKind, ByteCount, CompletionRequest, GoalId, RetryPolicy, Role, SystemClock, TenantId, ToolName,
+};
+use serde_json::{Value, json};
+
+/// Agents that share the goals.
+pub const AGENTS: u32 = 6;
+
+/// Policies with times that suit a test.
+const POLICIES: &str = include_str!("../examples/support-desk/policies/recovery.yaml");
+
+/// How a scripted node differs from the ordinary.
+#[derive(Debug, Default)]
+pub struct Wiring {
+    /// Called before each decision.
+    pub before_decide: Option<CommandProbe>,
+    /// Called at each boundary of an effect.
+    pub effect_probe: Option<EffectProbe>,
+    /// How long a parked agent waits before it helps itself, in milliseconds; 30 s where missing.
+    pub park_ms: Option<u64>,
+    /// The longest wait for a tool, in milliseconds; 5 s where missing.
+    pub tool_ms_max: Option<u64>,
+}
+
+/// Writes the two tools of the script to `folder/tools`, with the HTTP one at `url`, and the database that the other
+/// one writes to.
+pub fn prepare(folder: &Path, url: &str) -> Result<()> {
+    let tools = folder.join("tools");
+    std::fs::create_dir_all(&tools).context("create tools")?;
+    let charge = format!(
+        "name = \"charge\"\nkind = \"http\"\ndescription = \"charge the customer\"\nsafety = \"unkeyed\"\nmethod = \"POST\"\n\
+         url = \"{url}/charge/{{number}}\"\ntimeout_ms = 2000\n\n[parameters]\nrequired = [\"number\"]\n\
+         [parameters.properties.number]\ntype = \"integer\"\n"
+    );
+    let record = "name = \"record\"\nkind = \"sql\"\ndescription = \"record the charge\"\ndatabase = \"ledger.db\"\n\
+         mode = \"write\"\n\n[parameters]\nrequired = [\"number\"]\n[parameters.properties.number]\ntype = \"integer\"\n\n\
+         [[write]]\nsql = \"INSERT INTO ledger (effect, number) VALUES (:effect, :number)\"\n\n[result]\n\
+         value = { recorded = true }\n";
+    std::fs::write(tools.join("charge.toml"), charge).context("write tool")?;
+    std::fs::write(tools.join("record.toml"), record).context("write tool")?;
+    let database = rusqlite::Connection::open(folder.join("ledger.db")).context("open ledger")?;
+    database
+        .execute_batch("CREATE TABLE IF NOT EXISTS ledger (effect TEXT PRIMARY KEY, number INTEGER NOT NULL)")
+        .context("create ledger")
+}
+
+/// Rows of the ledger, by number.
+pub fn ledger(folder: &Path) -> Result<BTreeMap<i64, usize>> {
+    let database = rusqlite::Connection::open(folder.join("ledger.db")).context("open ledger")?;
+    let mut statement = database.prepare("SELECT number, count(*) FROM ledger GROUP BY number")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?;
+    rows.map(|row| row.map(|(number, count)| (number, usize::try_from(count).unwrap_or(0))).map_err(Into::into)).collect()
+}
+
+/// Goals `1..=count` for the script.
+pub fn goals(count: usize) -> Result<Vec<Goal>> {
+    (1..=count)
+        .map(|number| {
+            let mut goal: Goal = serde_json::from_value(json!({"text": format!("charge {number}")}))?;
+            goal.id = Some(GoalId::new(format!("goal-{number}"))?);
+            goal.input.insert("number".to_owned(), json!(number));
+            Ok(goal)
+        })
+        .collect()
+}
+
+/// What the scripted model answers: it reads the number from the goal, and how far it is from the prompt.
+fn answer(request: &CompletionRequest) -> String {
+    let number: Value = request
+        .messages
+        .iter()
+        .find(|message| message.role == Role::User)
+        .and_then(|goal| goal.content.rsplit(' ').next())
+        .and_then(|number| number.parse::<i64>().ok())
+        .map_or(Value::Null, Value::from);
+    let said = request.messages.iter().filter(|message| message.role == Role::Assistant).count();
+    let tool = match said {
+        0 => "charge",
+        1 => "record",
+        _ => FINISH,
+    };
+    let action = match ToolName::new(tool) {
+        Ok(name) if tool != FINISH => Action::Call(ActionCall { tool: name, args: json!({ "number": number }) }),
+        _ => Action::Finish { answer: format!("charged {number}") },
+    };
+    decision_text(&format!("step {said} of {number}"), &action)
+}
+
+/// The parts of a scripted node that lives in `folder`.
+pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<NodeParts> {
+    let databases = DatabaseSource::Folder(folder.to_owned());
+    let context = LoadContext { databases: &databases, secrets: &|_| None };
+    let tools = Registry::load(&folder.join("tools"), &context)?;
+    let kind = AgentKind::new("clerk")?;
+    let mut specs: Vec<_> = tools.specs().cloned().collect();
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
+    let config = KindConfig {
+        kind: kind.clone(),
+        instructions: "You charge customers.".to_owned(),
+        tools: specs,
+        limits: Limits { park_ms: wiring.park_ms.unwrap_or(30_000), ..Limits::default() },
+        prices: Prices::default(),
+        thresholds: HealthThresholds::default(),
+        temperature: 0.0,
+        top_p: 1.0,
+        context_tokens: 4096,
+    };
+    Ok(NodeParts {
+        config: NodeConfig {
+            store_dir: folder.join("store"),
+            tenant: TenantId::default(),
+            kinds: BTreeMap::from([(kind.clone(), Arc::new(config))]),
+            population: vec![Population { kind, count: AGENTS }],
+            policies: Arc::new(PolicySet::parse(POLICIES, "recovery.yaml")?),
+            mode: Mode::Act,
+            runnable_max: 8,
+            seed: 1,
+            restart: RetryPolicy {
+                attempts_max: 6,
+                first_delay_ms: 1,
+                factor: 2.0,
+                delay_max_ms: 100,
+                jitter: 0.5,
+            },
+            restart_window_ms: 10_000,
+            tool_threads: 4,
+            tool_ms_max: wiring.tool_ms_max.unwrap_or(5_000),
+            before_decide: wiring.before_decide,
+            effect_probe: wiring.effect_probe,
+        },
+        log,
+        tools: Arc::new(tools),
+        scheduler: SchedulerConfig {
+            slots: 4,
+            queue_max: 64,
+            lease_ms_max: 10_000,
+            memory_budget: ByteCount::mib(512),
+            rebuild: RebuildPolicy::default(),
+        },
+        backend: scripted::instant(answer),
+        clock: Arc::new(SystemClock),
+    })
+}
