@@ -45,7 +45,10 @@ pub fn path(run: &Path) -> PathBuf {
     run.join("checkpoint.safetensors")
 }
 
-fn variables(layout: &Layout, mut value: impl FnMut(&str, usize) -> anyhow::Result<Tensor>) -> anyhow::Result<VarMap> {
+fn variables(
+    layout: &Layout,
+    mut value: impl FnMut(&str, usize) -> anyhow::Result<Tensor>,
+) -> anyhow::Result<VarMap> {
     let map = VarMap::new();
     {
         let mut data = map.data().lock().map_err(|_| anyhow::anyhow!("a poisoned map"))?;
@@ -112,7 +115,8 @@ impl Checkpoint {
             Ok(values)
         };
         let numbers = data.get(PLACE).context("no place")?.to_vec1::<f64>()?;
-        let [step, epoch, batch, trained_s] = numbers.try_into().map_err(|_| anyhow::anyhow!("a bad place"))?;
+        let [step, epoch, batch, trained_s] =
+            numbers.try_into().map_err(|_| anyhow::anyhow!("a bad place"))?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts, stored as f64")]
         let place = Place { step: step as u64, epoch: epoch as u64, batch: batch as u64, trained_s };
         let moments = Moments { first: collect("first_moment")?, second: collect("second_moment")? };

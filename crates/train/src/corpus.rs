@@ -1,6 +1,6 @@
 //! Episodes of the bank as training batches and as samples to score.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use kintsugi_agent::prompt::{decision_text, goal_message, system_message};
@@ -18,7 +18,7 @@ use crate::trainer::Source;
 use crate::vocabulary::{Encoder, Vocabulary};
 
 /// Tokens of documents (without the shared prefix) that make a batch.
-const BATCH_TOKENS: usize = 2048;
+const BATCH_TOKENS: usize = 512;
 
 /// Weights of a training trace's tokens.
 pub const TRAINING_WEIGHTS: Weights = Weights { decision: 1.0, goal: 0.15, observation: 0.0 };
@@ -69,7 +69,8 @@ impl Corpus {
         let mut texts: Vec<String> =
             self.kinds.iter().map(|kind| system_message(&kind.instructions, &kind.tools).content).collect();
         for episode in self.episodes(Split::Train, self.seed, 4 * self.entries(Split::Train))? {
-            let text = reworded(&episode.goal.text, &HashSet::new(), &self.synonyms, self.strength, &mut rng);
+            let text =
+                reworded(&episode.goal.text, &BTreeSet::new(), &self.synonyms, self.strength, &mut rng);
             texts.push(text);
             texts.push(goal_message(&episode.goal).content);
             for step in &episode.steps {
@@ -121,7 +122,7 @@ impl Source for Encoded {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut samples = Vec::new();
         for mut episode in corpus.episodes(Split::Train, seed, corpus.entries(Split::Train))? {
-            let (text, nothing) = (&episode.goal.text, HashSet::new());
+            let (text, nothing) = (&episode.goal.text, BTreeSet::new());
             episode.goal.text = reworded(text, &nothing, &corpus.synonyms, corpus.strength, &mut rng);
             samples.push(self.sample(&episode, TRAINING_WEIGHTS)?);
         }
@@ -129,7 +130,8 @@ impl Source for Encoded {
         let mut open: Vec<Batch> = self.prefixes.iter().map(|prefix| Batch::new(prefix)).collect();
         let mut batches = Vec::new();
         for sample in &samples {
-            let (Some(batch), Some(prefix)) = (open.get_mut(sample.kind), self.prefixes.get(sample.kind)) else {
+            let (Some(batch), Some(prefix)) = (open.get_mut(sample.kind), self.prefixes.get(sample.kind))
+            else {
                 continue;
             };
             batch.push(&sample.document.tokens, &sample.document.weights);

@@ -16,8 +16,13 @@ use crate::vocabulary::{CONTROL_TOKENS, END, Vocabulary};
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 
-/// Writes the model. Matrices are stored as Q8_0, gains of norms as F32.
-pub fn write(path: &Path, layout: &Layout, parameters: &[f32], vocabulary: &Vocabulary) -> anyhow::Result<()> {
+/// Writes the model. Matrices are stored as `Q8_0`, gains of norms as F32.
+pub fn write(
+    path: &Path,
+    layout: &Layout,
+    parameters: &[f32],
+    vocabulary: &Vocabulary,
+) -> anyhow::Result<()> {
     let tensors = layout
         .parameters
         .iter()
@@ -39,7 +44,7 @@ pub fn write(path: &Path, layout: &Layout, parameters: &[f32], vocabulary: &Voca
     let file = std::fs::File::create(&partial).with_context(|| format!("create {}", partial.display()))?;
     let mut file = BufWriter::new(file);
     gguf_file::write(&mut file, &metadata, &tensors).context("write the model")?;
-    file.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
     std::fs::rename(&partial, path).with_context(|| format!("rename to {}", path.display()))
 }
 
@@ -92,9 +97,8 @@ mod tests {
             Shape { vocabulary: 300, width: 256, layers: 1, heads: 4, kv_heads: 2, ffn: 256, ..Shape::NANO };
         let layout = Layout::new(shape);
         let parameters = layout.initial(1);
-        let texts: Vec<String> = (0..600).map(|n| format!("ticket {n} about the parcel {}", n * 7)).collect();
-        let texts: Vec<String> =
-            texts.into_iter().chain((0..200).map(|n| "lorem ipsum dolor sit amet".repeat(1 + n % 2))).collect();
+        let text = "the parcel of an order never arrived although tracking says delivered yesterday";
+        let texts = vec![text.to_owned(); 3];
         let vocabulary = Vocabulary::learn(&texts, 300).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");

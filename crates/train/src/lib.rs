@@ -4,15 +4,17 @@
 //! small enough to be trained on two CPU cores within an hour, with a gradient written out by hand. This crate is
 //! no part of a running node.
 
-pub mod shop;
-pub mod tickets;
 pub mod augment;
-pub mod vocabulary;
-pub mod trace;
+pub mod card;
+pub mod checkpoint;
 pub mod corpus;
+pub mod evaluation;
+pub mod gguf;
 pub mod model;
 pub mod optimizer;
-pub mod checkpoint;
-pub mod trainer;
 pub mod scoring;
-pub mod gguf;
+pub mod shop;
+pub mod tickets;
+pub mod trace;
+pub mod trainer;
+pub mod vocabulary;

@@ -20,6 +20,8 @@ enum Command {
     Train(command::train::TrainArguments),
     /// Write a run's model as a GGUF file.
     Export(command::export::ExportArguments),
+    /// Measure an exported model on tickets that it was not trained on, and write its card.
+    Evaluate(command::evaluate::EvaluateArguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -27,5 +29,6 @@ fn main() -> anyhow::Result<()> {
         Command::Example(arguments) => command::example::run(&arguments),
         Command::Train(arguments) => command::train::run(&arguments),
         Command::Export(arguments) => command::export::run(&arguments),
+        Command::Evaluate(arguments) => command::evaluate::run(&arguments),
     }
 }

@@ -79,8 +79,10 @@ pub fn score(
                 batch.push(&sample.document.tokens, &sample.document.weights);
             }
             let probabilities = network.probabilities(parameters, &batch, &mut space);
-            let mut rows =
-                probabilities.chunks_exact(network.layout.shape.vocabulary).zip(&batch.targets).map(|(row, target)| {
+            let mut rows = probabilities
+                .chunks_exact(network.layout.shape.vocabulary)
+                .zip(&batch.targets)
+                .map(|(row, target)| {
                     let wanted = row.get(target.token as usize).copied().unwrap_or_default();
                     (wanted, wanted >= EQUAL_CHOICE || row.iter().all(|other| *other <= wanted))
                 });

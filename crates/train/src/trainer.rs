@@ -171,7 +171,9 @@ fn one_step(
                 })
             })
             .collect();
-        handles.into_iter().try_for_each(|handle| handle.join().map_err(|_| anyhow!("a training thread panicked")))
+        handles
+            .into_iter()
+            .try_for_each(|handle| handle.join().map_err(|_| anyhow!("a training thread panicked")))
     })?;
     let (first, others) = workers.split_first_mut().context("a run needs a thread")?;
     for other in others {
@@ -243,7 +245,8 @@ mod tests {
                 for document in 0..8u64 {
                     let half: Vec<u32> = (0..6u64)
                         .map(|index| {
-                            let mix = (epoch * 131 + number * 17 + document * 7 + index).wrapping_mul(2_654_435_761);
+                            let mix = (epoch * 131 + number * 17 + document * 7 + index)
+                                .wrapping_mul(2_654_435_761);
                             u32::try_from((mix >> 13) % 20).unwrap() + 5
                         })
                         .collect();

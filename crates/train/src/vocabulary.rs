@@ -40,6 +40,13 @@ pub struct Vocabulary {
     pub merges: Vec<String>,
 }
 
+/// What tokenizers writes of a model.
+#[derive(Deserialize)]
+struct Learned {
+    vocab: HashMap<String, usize>,
+    merges: Vec<(String, String)>,
+}
+
 fn splitter() -> Sequence {
     Sequence::new(vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()])
 }
@@ -66,9 +73,7 @@ impl Vocabulary {
             .map_err(|error| anyhow!("count words: {error}"))?;
         let mut model = BPE::default();
         trainer.train(&mut model).map_err(|error| anyhow!("learn merges: {error}"))?;
-        let model = serde_json::to_value(&model)?;
-        let ids: HashMap<String, usize> = serde_json::from_value(model["vocab"].clone())?;
-        let merges: Vec<(String, String)> = serde_json::from_value(model["merges"].clone())?;
+        let Learned { vocab: ids, merges } = serde_json::from_value(serde_json::to_value(&model)?)?;
         let mut tokens = vec![String::new(); ids.len()];
         for (token, id) in ids {
             *tokens.get_mut(id).context("ids with gaps")? = token;
@@ -86,7 +91,8 @@ impl Vocabulary {
 
     /// Writes it as JSON.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
-        std::fs::write(path, serde_json::to_string(self)?).with_context(|| format!("write {}", path.display()))
+        std::fs::write(path, serde_json::to_string(self)?)
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// Makes the encoder.
@@ -126,8 +132,9 @@ mod tests {
     use super::*;
 
     fn sample() -> Vocabulary {
-        let texts: Vec<String> =
-            (0..400).map(|n| format!("order {n} is late, dear customer{}", "abcdefgh".repeat(n % 3))).collect();
+        let texts: Vec<String> = (0..400)
+            .map(|n| format!("order {n} is late, dear customer{}", "abcdefgh".repeat(n % 3)))
+            .collect();
         Vocabulary::learn(&texts, 280).unwrap()
     }
 

@@ -6,7 +6,7 @@
 mod fragments;
 mod synonyms;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use rand::RngExt as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -41,7 +41,7 @@ impl Strength {
 /// A ticket's text in another wording. `protected` holds lower-case words that must stay.
 pub fn reworded(
     text: &str,
-    protected: &HashSet<String>,
+    protected: &BTreeSet<String>,
     synonyms: &Synonyms,
     strength: Strength,
     rng: &mut ChaCha8Rng,
@@ -71,12 +71,12 @@ pub fn reworded(
 }
 
 /// Whether a word must stay as it is.
-fn stays(word: &str, protected: &HashSet<String>) -> bool {
+fn stays(word: &str, protected: &BTreeSet<String>) -> bool {
     let bare = word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
     word.contains(|c: char| c.is_ascii_digit() || c == '@' || c == '#') || protected.contains(&bare)
 }
 
-fn lower_case(text: &str, protected: &HashSet<String>) -> String {
+fn lower_case(text: &str, protected: &BTreeSet<String>) -> String {
     text.split_inclusive(char::is_whitespace)
         .map(|word| if stays(word.trim_end(), protected) { word.to_owned() } else { word.to_lowercase() })
         .collect()
@@ -102,7 +102,12 @@ fn shuffled_sentences(text: &str, rng: &mut ChaCha8Rng) -> String {
     sentences.join(" ")
 }
 
-fn changed_words(text: &str, protected: &HashSet<String>, strength: Strength, rng: &mut ChaCha8Rng) -> String {
+fn changed_words(
+    text: &str,
+    protected: &BTreeSet<String>,
+    strength: Strength,
+    rng: &mut ChaCha8Rng,
+) -> String {
     let misspelt = if rng.random_bool(0.3) { strength.misspelt } else { 0.0 };
     let dropped = if rng.random_bool(0.6) { strength.dropped } else { 0.0 };
     let mut out = String::with_capacity(text.len());
@@ -169,9 +174,10 @@ mod tests {
     #[test]
     fn numbers_addresses_and_protected_words_survive() {
         let synonyms = Synonyms::new();
-        let protected = HashSet::from(["lamp".to_owned()]);
-        let text = "Hello, where is order 10482? My desk lamp has not arrived. Write to mara@example.org please.";
-        let mut seen = HashSet::new();
+        let protected = BTreeSet::from(["lamp".to_owned()]);
+        let text =
+            "Hello, where is order 10482? My desk lamp has not arrived. Write to mara@example.org please.";
+        let mut seen = BTreeSet::new();
         for seed in 0..300 {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let reworded = reworded(text, &protected, &synonyms, Strength::NANO, &mut rng);
@@ -188,7 +194,7 @@ mod tests {
         let synonyms = Synonyms::new();
         let mut wordings = (0..2).map(|_| {
             let mut rng = ChaCha8Rng::seed_from_u64(9);
-            reworded("my parcel is broken. help me.", &HashSet::new(), &synonyms, Strength::NANO, &mut rng)
+            reworded("my parcel is broken. help me.", &BTreeSet::new(), &synonyms, Strength::NANO, &mut rng)
         });
         assert_eq!(wordings.next(), wordings.next());
     }

@@ -1,6 +1,6 @@
 //! Exchanges phrases for others of their class.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
@@ -45,7 +45,7 @@ impl Synonyms {
     pub fn exchange(
         &self,
         text: &str,
-        protected: &HashSet<String>,
+        protected: &BTreeSet<String>,
         probability: f64,
         rng: &mut ChaCha8Rng,
     ) -> String {
@@ -72,7 +72,7 @@ impl Synonyms {
     fn exchanged(
         &self,
         pieces: &[&str],
-        protected: &HashSet<String>,
+        protected: &BTreeSet<String>,
         probability: f64,
         rng: &mut ChaCha8Rng,
     ) -> Option<String> {

@@ -27,7 +27,7 @@ pub(crate) struct TrainArguments {
     /// The largest learning rate.
     #[arg(long, default_value_t = 2e-3)]
     rate: f32,
-    /// Batches of about 2,000 tokens that make a step.
+    /// Batches of about 500 tokens that make a step.
     #[arg(long, default_value_t = 2)]
     batches: usize,
     /// Share of the values that dropout removes, in 256ths.
@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &TrainArguments) -> anyhow::Result<()> {
         threads: arguments.threads,
         batches_per_step: arguments.batches,
         peak_rate: arguments.rate,
-        warmup_steps: 150,
+        warmup_steps: 60,
         decay: arguments.decay,
         norm_max: 1.0,
         dropped_of_256: arguments.dropout,

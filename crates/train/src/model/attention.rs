@@ -3,7 +3,10 @@
 //! Shapes: a row of `qkv` holds query `[heads, head]`, key and value `[kv_heads, head]` each; the probabilities of a
 //! segment of `len` tokens with `past` tokens before it are `[heads, len, past + len]`.
 
-#![expect(clippy::indexing_slicing, reason = "numeric kernel; the buffers are sized from the same shape and batch")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numeric kernel; the buffers are sized from the same shape and batch"
+)]
 
 use super::batch::Segment;
 use super::kernels::{softmax_row, softmax_row_backward};
@@ -126,7 +129,8 @@ pub(crate) fn backward(
 /// Adds the gradients of the gathered keys and values to the rows that they came from.
 fn scatter(shape: &Shape, segment: &Segment, qkv_gradient: &mut [f32], scratch: &Scratch) {
     let (row_width, kv_width) = (shape.qkv_width(), shape.kv_width());
-    let gradients = scratch.keys_gradient.chunks_exact(kv_width).zip(scratch.values_gradient.chunks_exact(kv_width));
+    let gradients =
+        scratch.keys_gradient.chunks_exact(kv_width).zip(scratch.values_gradient.chunks_exact(kv_width));
     let rows = (0..segment.past).chain(segment.start..segment.start + segment.len);
     for (row, (key_gradient, value_gradient)) in rows.zip(gradients) {
         let key = row * row_width + shape.width;

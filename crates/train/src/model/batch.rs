@@ -8,10 +8,12 @@
 pub struct Batch {
     /// The prefix, then the documents, end to end.
     pub tokens: Vec<u32>,
-    /// Where they begin and end; the first is the prefix.
+    /// Where they begin and end; the first is the prefix, unless that is empty. None is empty.
     pub segments: Vec<Segment>,
     /// The positions that carry loss, in rising order of row.
     pub targets: Vec<Target>,
+    /// Tokens of the prefix.
+    pub prefix_len: usize,
 }
 
 /// One run of tokens that attend to each other and to their past.
@@ -40,7 +42,8 @@ impl Batch {
     /// A batch with nothing but the prefix.
     pub fn new(prefix: &[u32]) -> Self {
         let segment = Segment { start: 0, len: prefix.len(), past: 0 };
-        Self { tokens: prefix.to_vec(), segments: vec![segment], targets: Vec::new() }
+        let segments = if prefix.is_empty() { Vec::new() } else { vec![segment] };
+        Self { tokens: prefix.to_vec(), segments, targets: Vec::new(), prefix_len: prefix.len() }
     }
 
     /// Appends a document. `weights[i]` is the weight of predicting `tokens[i]` from what stands before it; that of
@@ -48,8 +51,11 @@ impl Batch {
     pub fn push(&mut self, tokens: &[u32], weights: &[f32]) {
         // Nothing is predicted from the last token, so it need not pass through the network.
         let Some((_, inputs)) = tokens.split_last() else { return };
+        if inputs.is_empty() {
+            return;
+        }
         let start = self.tokens.len();
-        let past = self.segments.first().map_or(0, |prefix| prefix.len);
+        let past = self.prefix_len;
         self.tokens.extend_from_slice(inputs);
         self.segments.push(Segment { start, len: inputs.len(), past });
         for (index, (&token, &weight)) in tokens.iter().zip(weights).enumerate().skip(1) {

@@ -4,7 +4,10 @@
 //! without, it is `gemm`'s. Both take raw pointers. Every view checks on construction that it lies inside its slice,
 //! so the product itself cannot reach outside.
 
-#![expect(unsafe_code, reason = "vector loads and gemm take raw pointers, MXCSR needs assembly; views are checked")]
+#![expect(
+    unsafe_code,
+    reason = "vector loads and gemm take raw pointers, MXCSR needs assembly; views are checked"
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;

@@ -4,7 +4,10 @@
 //! RMS norm, and the embedding again as output. The gradient is written out by hand: for a fixed small network the
 //! bookkeeping of automatic differentiation costs more than the arithmetic.
 
-#![expect(clippy::indexing_slicing, reason = "numeric kernel; the buffers are sized from the same shape and batch")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numeric kernel; the buffers are sized from the same shape and batch"
+)]
 
 use super::attention;
 use super::batch::Batch;
@@ -97,7 +100,12 @@ impl Network {
     }
 
     /// Probabilities of the next token at the batch's targets, `[targets, vocabulary]`.
-    pub fn probabilities<'w>(&self, parameters: &[f32], batch: &Batch, space: &'w mut Workspace) -> &'w [f32] {
+    pub fn probabilities<'w>(
+        &self,
+        parameters: &[f32],
+        batch: &Batch,
+        space: &'w mut Workspace,
+    ) -> &'w [f32] {
         self.forward(parameters, batch, Dropout { seed: 0, dropped_of_256: 0 }, space);
         &space.probabilities
     }
@@ -120,7 +128,9 @@ impl Network {
 
     fn loss(&self, batch: &Batch, space: &Workspace) -> Loss {
         let mut loss = Loss::default();
-        for (row, target) in space.probabilities.chunks_exact(self.layout.shape.vocabulary).zip(&batch.targets) {
+        for (row, target) in
+            space.probabilities.chunks_exact(self.layout.shape.vocabulary).zip(&batch.targets)
+        {
             let probability = f64::from(row[target.token as usize]).max(1e-30);
             loss.total -= f64::from(target.weight) * probability.ln();
             loss.weight += f64::from(target.weight);
@@ -167,7 +177,6 @@ impl Network {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one block's inputs, caches and output")]
     fn block_forward(
         &self,
         parameters: &[f32],
@@ -245,13 +254,16 @@ impl Network {
         gradient: &mut [f32],
     ) {
         let shape = &self.layout.shape;
-        let (n, t, width, vocabulary) = (batch.tokens.len(), batch.targets.len(), shape.width, shape.vocabulary);
+        let (n, t, width, vocabulary) =
+            (batch.tokens.len(), batch.targets.len(), shape.width, shape.vocabulary);
         // Softmax with cross-entropy: probabilities minus the target's indicator.
         let logits_gradient = &mut space.probabilities;
         for (row, target) in logits_gradient.chunks_exact_mut(vocabulary).zip(&batch.targets) {
             row[target.token as usize] -= 1.0;
             let weight = target.weight * scale;
-            row.iter_mut().for_each(|value| *value *= weight);
+            for value in row {
+                *value *= weight;
+            }
         }
         let embedding = &parameters[self.layout.embedding.clone()];
         MatrixMut::new(&mut gradient[self.layout.embedding.clone()], vocabulary, width).add_product(
@@ -259,8 +271,10 @@ impl Network {
             Matrix::new(&space.chosen_normed, t, width),
         );
         let chosen_gradient = sized(&mut space.wide_gradient, t * width);
-        MatrixMut::new(chosen_gradient, t, width)
-            .set_product(Matrix::new(logits_gradient, t, vocabulary), Matrix::new(embedding, vocabulary, width));
+        MatrixMut::new(chosen_gradient, t, width).set_product(
+            Matrix::new(logits_gradient, t, vocabulary),
+            Matrix::new(embedding, vocabulary, width),
+        );
         let before_norm = zeroed(&mut space.branch, t * width);
         rms_norm_backward(
             &space.chosen,
@@ -321,7 +335,14 @@ impl Network {
             .set_product(gate_up_gradient, Matrix::new(weight(&ranges.gate_up), 2 * ffn, width));
         let gain_gradient = &mut gradient[ranges.ffn_norm.clone()];
         let gain = weight(&ranges.ffn_norm);
-        rms_norm_backward(&cache.middle, gain, &cache.middle_inverse, normed_gradient, stream_gradient, gain_gradient);
+        rms_norm_backward(
+            &cache.middle,
+            gain,
+            &cache.middle_inverse,
+            normed_gradient,
+            stream_gradient,
+            gain_gradient,
+        );
 
         // The attention half.
         space.branch.clear();
@@ -336,7 +357,15 @@ impl Network {
         let qkv_gradient = zeroed(&mut space.wide_gradient, n * qkv_width);
         let (segments, probabilities) = (&batch.segments, &cache.probabilities);
         let scratch = &mut space.scratch;
-        attention::backward(shape, segments, &cache.qkv, probabilities, gathered_gradient, qkv_gradient, scratch);
+        attention::backward(
+            shape,
+            segments,
+            &cache.qkv,
+            probabilities,
+            gathered_gradient,
+            qkv_gradient,
+            scratch,
+        );
         self.rotate(batch, qkv_gradient, -1.0);
         let qkv_gradient = Matrix::new(qkv_gradient, n, qkv_width);
         MatrixMut::new(&mut gradient[ranges.qkv.clone()], qkv_width, width)
@@ -346,6 +375,13 @@ impl Network {
             .set_product(qkv_gradient, Matrix::new(weight(&ranges.qkv), qkv_width, width));
         let gain_gradient = &mut gradient[ranges.attention_norm.clone()];
         let gain = weight(&ranges.attention_norm);
-        rms_norm_backward(&cache.input, gain, &cache.input_inverse, normed_gradient, stream_gradient, gain_gradient);
+        rms_norm_backward(
+            &cache.input,
+            gain,
+            &cache.input_inverse,
+            normed_gradient,
+            stream_gradient,
+            gain_gradient,
+        );
     }
 }

@@ -125,7 +125,8 @@ impl Layout {
         let embedding = add("token_embd.weight".to_owned(), shape.vocabulary, width);
         let blocks = (0..shape.layers)
             .map(|layer| {
-                let mut add = |name: &str, rows, columns| add(format!("blk.{layer}.{name}.weight"), rows, columns);
+                let mut add =
+                    |name: &str, rows, columns| add(format!("blk.{layer}.{name}.weight"), rows, columns);
                 let attention_norm = add("attn_norm", 1, width);
                 let query = add("attn_q", width, width);
                 let _key = add("attn_k", shape.kv_width(), width);

@@ -1,12 +1,15 @@
 //! The product of two matrices in AVX-512: tiles of 6 rows by 64 columns stay in 24 registers while both operands
 //! stream past in packed panels (Goto and van de Geijn 2008).
 
-#![expect(clippy::indexing_slicing, reason = "numeric kernel; slices are sized by the caller and panic if not")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numeric kernel; slices are sized by the caller and panic if not"
+)]
 #![expect(clippy::many_single_char_names, reason = "the letters of the matrix product's literature")]
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-    _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, __mmask16, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 use std::cell::RefCell;
 
@@ -32,10 +35,18 @@ thread_local! {
 ///
 /// The processor has AVX-512F, and `out` holds `left.rows` rows of `right.columns` elements, one every `stride`.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn product(out: &mut [f32], stride: usize, left: &Matrix<'_>, right: &Matrix<'_>, add: bool) {
+pub(super) unsafe fn product(
+    out: &mut [f32],
+    stride: usize,
+    left: &Matrix<'_>,
+    right: &Matrix<'_>,
+    add: bool,
+) {
     let (m, n, k) = (left.rows, right.columns, left.columns);
     if k == 0 && !add {
-        out.chunks_mut(stride.max(1)).take(m).for_each(|row| row.iter_mut().take(n).for_each(|value| *value = 0.0));
+        out.chunks_mut(stride.max(1))
+            .take(m)
+            .for_each(|row| row.iter_mut().take(n).for_each(|value| *value = 0.0));
     }
     PANELS.with_borrow_mut(|(left_block, right_panels)| {
         let panels = n.div_ceil(TILE_COLUMNS);
@@ -96,8 +107,16 @@ fn pack_right(right: &Matrix<'_>, k_start: usize, depth: usize, panels: &mut [f3
 }
 
 /// Packs a block of the left operand: six rows side by side for every inner index, missing rows as zeros.
-fn pack_left(left: &Matrix<'_>, row_start: usize, rows: usize, k_start: usize, depth: usize, block: &mut [f32]) {
-    for (index, tile) in block.chunks_exact_mut(TILE_ROWS * depth).take(rows.div_ceil(TILE_ROWS)).enumerate() {
+fn pack_left(
+    left: &Matrix<'_>,
+    row_start: usize,
+    rows: usize,
+    k_start: usize,
+    depth: usize,
+    block: &mut [f32],
+) {
+    for (index, tile) in block.chunks_exact_mut(TILE_ROWS * depth).take(rows.div_ceil(TILE_ROWS)).enumerate()
+    {
         let first = row_start + index * TILE_ROWS;
         let height = TILE_ROWS.min(row_start + rows - first);
         if left.row_stride == 1 {
