@@ -117,7 +117,8 @@ impl Audit {
         if let AgentEvent::CheckpointTaken(checkpoint) = event {
             self.checkpoints += 1;
             if checkpoint.state_hash != state.hash() {
-                self.contradictions.push(format!("{agent} at {sequence}: the live state was not the folded one"));
+                self.contradictions
+                    .push(format!("{agent} at {sequence}: the live state was not the folded one"));
             }
         }
         state.apply(event);

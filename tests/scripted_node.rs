@@ -70,7 +70,10 @@ pub fn ledger(folder: &Path) -> Result<BTreeMap<i64, usize>> {
     let database = rusqlite::Connection::open(folder.join("ledger.db")).context("open ledger")?;
     let mut statement = database.prepare("SELECT number, count(*) FROM ledger GROUP BY number")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?;
-    rows.map(|row| row.map(|(number, count)| (number, usize::try_from(count).unwrap_or(0))).map_err(Into::into)).collect()
+    rows.map(|row| {
+        row.map(|(number, count)| (number, usize::try_from(count).unwrap_or(0))).map_err(Into::into)
+    })
+    .collect()
 }
 
 /// Goals `1..=count` for the script.
@@ -101,7 +104,9 @@ fn answer(request: &CompletionRequest) -> String {
         _ => FINISH,
     };
     let action = match ToolName::new(tool) {
-        Ok(name) if tool != FINISH => Action::Call(ActionCall { tool: name, args: json!({ "number": number }) }),
+        Ok(name) if tool != FINISH => {
+            Action::Call(ActionCall { tool: name, args: json!({ "number": number }) })
+        }
         _ => Action::Finish { answer: format!("charged {number}") },
     };
     decision_text(&format!("step {said} of {number}"), &action)

@@ -42,7 +42,8 @@ impl Fuse {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (boundary, count) = arguments.die_at.as_deref().and_then(|text| text.split_once(':')).unwrap_or(("", "0"));
+    let (boundary, count) =
+        arguments.die_at.as_deref().and_then(|text| text.split_once(':')).unwrap_or(("", "0"));
     let fuse = Arc::new(Fuse { boundary: boundary.to_owned(), left: AtomicI64::new(count.parse()?) });
     let mut options = Options::default();
     let mut wiring = Wiring::default();

@@ -24,8 +24,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "kintsugi",
         &[
-            "runtime", "agent", "gpu-scheduler", "inference", "tools", "monitor", "diagnose", "recover", "eventlog",
-            "events", "types",
+            "runtime",
+            "agent",
+            "gpu-scheduler",
+            "inference",
+            "tools",
+            "monitor",
+            "diagnose",
+            "recover",
+            "eventlog",
+            "events",
+            "types",
         ],
     ),
 ];
@@ -69,7 +78,8 @@ fn crates_import_only_what_lies_below_them() {
             assert!(ours.into_iter().all(|name| name != "kintsugi"), "{} imports the binary", package.name);
             continue;
         }
-        let may = allowed.get(package.name.as_str()).unwrap_or_else(|| panic!("{} has no rule", package.name));
+        let may =
+            allowed.get(package.name.as_str()).unwrap_or_else(|| panic!("{} has no rule", package.name));
         for import in ours {
             assert!(may.contains(&import), "{} imports {import}, which the layers forbid", package.name);
         }
@@ -97,7 +107,8 @@ fn only_the_binary_reads_the_environment() {
     let mut readers = Vec::new();
     visit(&root, &mut |path, text| {
         let crate_name = path.strip_prefix(&root).ok().and_then(|rest| rest.components().next());
-        let crate_name = crate_name.map(|name| name.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
+        let crate_name =
+            crate_name.map(|name| name.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
         let is_source = path.components().any(|part| part.as_os_str() == "src");
         // candle takes the number of its threads from the environment alone, so one file there has to look.
         let is_excepted = path.ends_with("inference/src/threads.rs");

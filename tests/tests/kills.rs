@@ -86,7 +86,8 @@ fn a_run_without_kills_completes_every_goal() {
 
 #[test]
 fn a_kill_at_each_boundary_loses_and_repeats_nothing() {
-    let boundaries = Boundary::ALL.iter().map(|boundary| boundary.name()).chain(["effect-start", "effect-end"]);
+    let boundaries =
+        Boundary::ALL.iter().map(|boundary| boundary.name()).chain(["effect-start", "effect-end"]);
     for boundary in boundaries {
         for count in [1, 2, 5, 17] {
             let folder = tempfile::tempdir().unwrap();

@@ -13,14 +13,26 @@ pub(crate) fn test() -> Result<()> {
     generate::generate(true)?;
     run(
         "lints",
-        &mut cargo(["clippy", "--workspace", "--all-targets", "--all-features", "--locked", "--", "-D", "warnings"])?,
+        &mut cargo([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ])?,
     )?;
     run(
         "docs",
         cargo(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])?
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
-    run("tests", &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--no-fail-fast"])?)
+    run(
+        "tests",
+        &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--no-fail-fast"])?,
+    )
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
@@ -30,7 +42,10 @@ const BENCHES: [(&str, &str, &str); 0] = [];
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {
     for (bench, package, features) in BENCHES {
         if name.is_none_or(|wanted| wanted == bench) {
-            run(bench, &mut cargo(["bench", "--package", package, "--features", features, "--bench", bench])?)?;
+            run(
+                bench,
+                &mut cargo(["bench", "--package", package, "--features", features, "--bench", bench])?,
+            )?;
         }
     }
     Ok(())
@@ -40,6 +55,14 @@ pub(crate) fn bench(name: Option<&str>) -> Result<()> {
 pub(crate) fn prove() -> Result<()> {
     run(
         "long tests",
-        &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--", "--include-ignored"])?,
+        &mut cargo([
+            "test",
+            "--release",
+            "--workspace",
+            "--all-features",
+            "--locked",
+            "--",
+            "--include-ignored",
+        ])?,
     )
 }

@@ -34,19 +34,32 @@ pub(crate) fn tidy() -> Result<()> {
 }
 
 fn tracked_files(root: &Path) -> Result<Vec<PathBuf>> {
-    let listed = Command::new("git").args(["ls-files", "-z"]).current_dir(root).output().context("run git ls-files")?;
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root)
+        .output()
+        .context("run git ls-files")?;
     if !listed.status.success() {
         bail!("git ls-files failed: {}", String::from_utf8_lossy(&listed.stderr));
     }
     let names = String::from_utf8(listed.stdout).context("read file names")?;
-    Ok(names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).filter(|file| root.join(file).exists()).collect())
+    Ok(names
+        .split('\0')
+        .filter(|name| !name.is_empty())
+        .map(PathBuf::from)
+        .filter(|file| root.join(file).exists())
+        .collect())
 }
 
 fn check_source(root: &Path, file: &Path, found: &mut Vec<String>) -> Result<()> {
-    let text = std::fs::read_to_string(root.join(file)).with_context(|| format!("read {}", file.display()))?;
+    let text =
+        std::fs::read_to_string(root.join(file)).with_context(|| format!("read {}", file.display()))?;
     let lines = text.lines().count();
     if lines > LINES_MAX {
-        found.push(format!("{}: {lines} lines, at most {LINES_MAX}: which second concept is inside?", file.display()));
+        found.push(format!(
+            "{}: {lines} lines, at most {LINES_MAX}: which second concept is inside?",
+            file.display()
+        ));
     }
     for (number, line) in text.lines().enumerate() {
         for mark in LEFT_BEHIND {
@@ -88,7 +101,8 @@ fn check_licences(root: &Path, found: &mut Vec<String>) -> Result<()> {
         // Some still write the slash of old.
         let expression = Expression::parse(&licence.replace('/', " OR "))
             .with_context(|| format!("parse licence {licence:?} of {name}"))?;
-        if !expression.evaluate(|requirement| allowed.iter().any(|licensee| licensee.satisfies(requirement))) {
+        if !expression.evaluate(|requirement| allowed.iter().any(|licensee| licensee.satisfies(requirement)))
+        {
             found.push(format!("{name}: licence {licence} is not allowed by deny.toml"));
         }
     }

@@ -1,7 +1,9 @@
 //! `apply`: the state after an event. Total: every event that a journal holds can be applied, and nothing else
 //! but the event and the state decides what comes out.
 
-use kintsugi_events::{AgentEvent, Checkpoint, GoalEnd, ObservationRecord, Recovery, RecoveryAction, ThoughtRecord};
+use kintsugi_events::{
+    AgentEvent, Checkpoint, GoalEnd, ObservationRecord, Recovery, RecoveryAction, ThoughtRecord,
+};
 use kintsugi_types::{ErrorTier, GoalId, RecoveryId, Score, Timestamp, TokenUsage};
 
 use crate::effect::OpenCall;
@@ -96,8 +98,11 @@ impl AgentState {
         self.health_state = checkpoint.health_state;
         self.step_ms_average = Some(checkpoint.step_ms_average);
         if let Some(run) = &mut self.run {
-            run.rollback =
-                Some(RollbackPoint { step: checkpoint.step, turns: run.turns.len(), health: checkpoint.health });
+            run.rollback = Some(RollbackPoint {
+                step: checkpoint.step,
+                turns: run.turns.len(),
+                health: checkpoint.health,
+            });
             run.thinks_in_step = 0;
             run.so_far = StepSoFar::default();
         }

@@ -63,7 +63,8 @@ pub fn system_message(instructions: &str, tools: &[ToolSpec]) -> Message {
     content.push_str("\nTools:");
     for tool in tools {
         // Writing to a String cannot fail.
-        let _ = write!(content, "\n{}({}): {}", tool.name, parameter_names(&tool.parameters), tool.description);
+        let _ =
+            write!(content, "\n{}({}): {}", tool.name, parameter_names(&tool.parameters), tool.description);
     }
     let _ = write!(content, "\n{FINISH}(answer): end with this answer");
     Message::new(Role::System, content)
@@ -109,8 +110,10 @@ pub fn read_decision(text: &str, tools: &[ToolSpec]) -> Result<Decision, Decisio
         return Err(malformed("member `args` is no object"));
     }
     if name == FINISH {
-        let answer =
-            args.get("answer").and_then(Value::as_str).ok_or_else(|| malformed("`finish` without an answer"))?;
+        let answer = args
+            .get("answer")
+            .and_then(Value::as_str)
+            .ok_or_else(|| malformed("`finish` without an answer"))?;
         return Ok(Decision { thought, action: Action::Finish { answer: answer.to_owned() } });
     }
     let unknown = || DecisionError::UnknownTool { tool: name.to_owned() };

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use kintsugi_types::{AgentId, EventId, GoalId, IdSource, ModelName, NameError, TenantId, Timestamp, ToolName};
+use kintsugi_types::{
+    AgentId, EventId, GoalId, IdSource, ModelName, NameError, TenantId, Timestamp, ToolName,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::payload::Payload;
@@ -110,7 +112,12 @@ pub struct Envelope {
 
 impl Envelope {
     /// An envelope about `subject` with a fresh id and nothing optional set.
-    pub fn new(ids: &mut dyn IdSource, source: std::sync::Arc<str>, subject: Subject, time: Timestamp) -> Self {
+    pub fn new(
+        ids: &mut dyn IdSource,
+        source: std::sync::Arc<str>,
+        subject: Subject,
+        time: Timestamp,
+    ) -> Self {
         Self {
             id: EventId::new(ids),
             source,

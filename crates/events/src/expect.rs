@@ -114,7 +114,9 @@ fn pair_up(expected: &[ExpectedCall], actual: &[&ResultAction]) -> bool {
 
 /// Whether `actual` has every member that `expected` names. A null stands for "missing or null".
 fn covers_members(expected: &Map<String, Value>, actual: &Value) -> bool {
-    expected.iter().all(|(name, value)| actual.get(name).map_or(value.is_null(), |actual| covers(value, actual)))
+    expected
+        .iter()
+        .all(|(name, value)| actual.get(name).map_or(value.is_null(), |actual| covers(value, actual)))
 }
 
 fn covers(expected: &Value, actual: &Value) -> bool {
@@ -174,12 +176,20 @@ mod tests {
     fn the_writes_must_be_exactly_the_expected_ones() {
         let expect = json!({"tools": [{"tool": "refund", "args": {"order": 10482, "amount": 59.95}}]});
         assert_eq!(check(&expect, &result("", &[lookup(), refund(59.95)])), Ok(true));
-        assert_eq!(check(&expect, &result("", &[lookup(), lookup(), refund(59.95)])), Ok(true), "reads are free");
+        assert_eq!(
+            check(&expect, &result("", &[lookup(), lookup(), refund(59.95)])),
+            Ok(true),
+            "reads are free"
+        );
         assert_eq!(check(&expect, &result("", &[lookup(), refund(5.0)])), Ok(false));
         assert_eq!(check(&expect, &result("", &[lookup()])), Ok(false));
         assert_eq!(check(&expect, &result("", &[refund(59.95), refund(59.95)])), Ok(false), "one too many");
         let failed = ("refund", json!({"order": 1}), false);
-        assert_eq!(check(&expect, &result("", &[failed, refund(59.95)])), Ok(true), "refused ones changed nothing");
+        assert_eq!(
+            check(&expect, &result("", &[failed, refund(59.95)])),
+            Ok(true),
+            "refused ones changed nothing"
+        );
     }
 
     #[test]
@@ -209,7 +219,8 @@ mod tests {
 
     #[test]
     fn the_answer_is_compared_without_case() {
-        let expect = json!({"answer_contains": ["10482", ["Refund", "money back"]], "answer_excludes": ["never"]});
+        let expect =
+            json!({"answer_contains": ["10482", ["Refund", "money back"]], "answer_excludes": ["never"]});
         assert_eq!(check(&expect, &result("We REFUND order 10482.", &[])), Ok(true));
         assert_eq!(check(&expect, &result("Your Money Back for 10482.", &[])), Ok(true));
         assert_eq!(check(&expect, &result("We refund it.", &[])), Ok(false));

@@ -1,6 +1,8 @@
 //! Goals in, results out.
 
-use kintsugi_types::{AgentId, AgentKind, EffectId, GoalId, Score, TenantId, Timestamp, TokenUsage, ToolName};
+use kintsugi_types::{
+    AgentId, AgentKind, EffectId, GoalId, Score, TenantId, Timestamp, TokenUsage, ToolName,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -21,8 +21,8 @@ pub use envelope::{Envelope, Event, Subject};
 pub use expect::{ExpectError, evaluate};
 pub use goal::{Goal, GoalBudget, GoalResult, GoalStatus, ResultAction};
 pub use healing::{
-    Anomaly, AnomalyKind, Diagnosis, FaultType, HealthScores, Metric, Mode, Recovery, RecoveryAction, RecoveryPhase,
-    Severity, StepLatency, ToolOutcome,
+    Anomaly, AnomalyKind, Diagnosis, FaultType, HealthScores, Metric, Mode, Recovery, RecoveryAction,
+    RecoveryPhase, Severity, StepLatency, ToolOutcome,
 };
 pub use operations::{Approval, ApprovalDecision, DeadLetter, Snapshot};
 pub use payload::{Payload, PayloadError};

@@ -97,11 +97,7 @@ pub struct DeadLetter {
 
 impl DeadLetter {
     /// A dead letter for `original` from a place in a topic.
-    pub fn new(
-        reason: impl Into<String>,
-        source: (crate::Topic, u32, Option<u64>),
-        original: &[u8],
-    ) -> Self {
+    pub fn new(reason: impl Into<String>, source: (crate::Topic, u32, Option<u64>), original: &[u8]) -> Self {
         let (source_topic, source_partition, source_offset) = source;
         let kept = original.get(..DEAD_LETTER_BYTES_MAX).unwrap_or(original);
         let (text, original_is_hex) = match std::str::from_utf8(kept) {

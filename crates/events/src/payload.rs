@@ -129,7 +129,9 @@ impl Payload {
             .ok_or_else(unknown)?;
         Ok(match name {
             "goal.published" => Self::Goal(read(event_type, json)?),
-            "result.completed" | "result.shortened" | "result.failed" => Self::Result(read(event_type, json)?),
+            "result.completed" | "result.shortened" | "result.failed" => {
+                Self::Result(read(event_type, json)?)
+            }
             "metric.measured" => Self::Metric(read(event_type, json)?),
             "anomaly.detected" => Self::Anomaly(read(event_type, json)?),
             "diagnosis.made" => Self::Diagnosis(read(event_type, json)?),

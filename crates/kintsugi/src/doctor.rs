@@ -46,7 +46,8 @@ pub(crate) fn doctor(arguments: &DoctorArguments) -> Result<(), Failure> {
 
 fn cores() -> Finding {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let detail = format!("{cores}: inference takes {}, everything else shares one", cores.saturating_sub(1).max(1));
+    let detail =
+        format!("{cores}: inference takes {}, everything else shares one", cores.saturating_sub(1).max(1));
     Finding { what: "cores", ok: true, detail, remedy: None }
 }
 
@@ -85,7 +86,12 @@ fn shipped_model() -> Finding {
 
 fn data_folder() -> Finding {
     match try_folder() {
-        Ok(()) => Finding { what: "data folder", ok: true, detail: format!("{RUNS_DIR} can be written"), remedy: None },
+        Ok(()) => Finding {
+            what: "data folder",
+            ok: true,
+            detail: format!("{RUNS_DIR} can be written"),
+            remedy: None,
+        },
         Err(failure) => Finding {
             what: "data folder",
             ok: false,

@@ -90,7 +90,12 @@ pub(crate) fn copy_data(dir: &Path, files: &Path) -> Result<(), Failure> {
 }
 
 /// Loads an example whose data lies in `files`. `agents` overrides how many agents there are in all.
-pub(crate) fn load(dir: &Path, files: &Path, settings: &Settings, agents: Option<u32>) -> Result<Example, Failure> {
+pub(crate) fn load(
+    dir: &Path,
+    files: &Path,
+    settings: &Settings,
+    agents: Option<u32>,
+) -> Result<Example, Failure> {
     let name = name_of(dir)?;
     let mut hasher = blake3::Hasher::new();
     let databases = DatabaseSource::Folder(files.to_owned());
@@ -169,7 +174,9 @@ fn load_policies(dir: &Path) -> Result<PolicySet, Failure> {
 fn share_out(population: &mut [Population], wanted: u32) -> Result<(), Failure> {
     let kinds = u32::try_from(population.len()).unwrap_or(u32::MAX);
     if wanted < kinds {
-        return Err(Failure::usage(format_args!("--agents {wanted}: the example has {kinds} kinds, each needs one")));
+        return Err(Failure::usage(format_args!(
+            "--agents {wanted}: the example has {kinds} kinds, each needs one"
+        )));
     }
     let declared: u64 = population.iter().map(|kind| u64::from(kind.count)).sum::<u64>().max(1);
     let mut left = wanted;

@@ -55,7 +55,11 @@ impl Progress {
                 if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     *last = Some(Instant::now());
                     let words = words(status, started.elapsed());
-                    let _ = writeln!(err, "{done}/{goals} goals  {:.0} s  {words}", started.elapsed().as_secs_f64());
+                    let _ = writeln!(
+                        err,
+                        "{done}/{goals} goals  {:.0} s  {words}",
+                        started.elapsed().as_secs_f64()
+                    );
                 }
             }
         }

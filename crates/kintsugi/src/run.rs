@@ -65,7 +65,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let tenant = folder.tenant()?;
     let goals: Vec<Goal> = goals.into_iter().map(|goal| Goal { tenant: tenant.clone(), ..goal }).collect();
     let begun = Instant::now();
-    let log = EmbeddedLog::open(RunFolder::log(&folder.path), Options::default()).map_err(Failure::outside)?;
+    let log =
+        EmbeddedLog::open(RunFolder::log(&folder.path), Options::default()).map_err(Failure::outside)?;
     let log = Arc::new(log);
     let parts = parts(&settings, &example, &folder, &log, backend)?;
     let outcome = work(arguments, parts, &goals, &log)?;
@@ -108,10 +109,14 @@ fn work(
     let done_before = before.goals.len() - before.open_goals();
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
-    ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst)).outside(|| "listen for Ctrl-C".to_owned())?;
+    ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst))
+        .outside(|| "listen for Ctrl-C".to_owned())?;
     let node = Node::start(parts).map_err(Failure::outside)?;
-    let missing: Vec<Goal> =
-        goals.iter().filter(|goal| goal.id.as_ref().is_none_or(|id| !published.contains(id))).cloned().collect();
+    let missing: Vec<Goal> = goals
+        .iter()
+        .filter(|goal| goal.id.as_ref().is_none_or(|id| !published.contains(id)))
+        .cloned()
+        .collect();
     for batch in missing.chunks(GOALS_AT_ONCE) {
         node.publish(batch).outside(|| "publish goals".to_owned())?;
     }
@@ -122,7 +127,9 @@ fn work(
         progress.show(done, &status);
         if let Some(reason) = &status.log_failure {
             progress.finish();
-            return Err(Failure::outside(format_args!("the node stopped: {reason}; what was acknowledged is safe")));
+            return Err(Failure::outside(format_args!(
+                "the node stopped: {reason}; what was acknowledged is safe"
+            )));
         }
         if node.has_ended() {
             progress.finish();
@@ -248,10 +255,15 @@ fn judge(view: &RunView, outcome: &Outcome) -> Result<(), Failure> {
     }
     if let Some((id, reason)) = view.refused_goals().next() {
         let refused = view.refused_goals().count();
-        return Err(Failure::usage(format_args!("{refused} goals could not be taken, the first: {id}: {reason}")));
+        return Err(Failure::usage(format_args!(
+            "{refused} goals could not be taken, the first: {id}: {reason}"
+        )));
     }
     if let Some(first) = view.contradictions.first() {
-        return Err(Failure::job(format_args!("{} contradictions in the log, the first: {first}", view.contradictions.len())));
+        return Err(Failure::job(format_args!(
+            "{} contradictions in the log, the first: {first}",
+            view.contradictions.len()
+        )));
     }
     if outcome.violations > 0 {
         return Err(Failure::job(format_args!("{} invariants were broken, see the log", outcome.violations)));

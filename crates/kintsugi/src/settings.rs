@@ -145,7 +145,9 @@ fn explain(file: &Path, error: &toml::de::Error) -> Failure {
 /// `unknown field `slotz`, expected one of …` becomes a suggestion.
 pub(crate) fn did_you_mean(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = quoted.next().filter(|_| message.contains("unknown field")) else { return String::new() };
+    let Some(unknown) = quoted.next().filter(|_| message.contains("unknown field")) else {
+        return String::new();
+    };
     quoted
         .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
         .filter(|(distance, _)| *distance <= 3)
@@ -155,7 +157,8 @@ pub(crate) fn did_you_mean(message: &str) -> String {
 
 /// `KINTSUGI_NODE__SLOTS=4` sets `slots` in `[node]`. Variables without `__` mean something else.
 fn overlay(table: &mut Table, name: &str, value: &str) {
-    let Some((section, key)) = name.strip_prefix(VARIABLE_PREFIX).and_then(|rest| rest.split_once("__")) else {
+    let Some((section, key)) = name.strip_prefix(VARIABLE_PREFIX).and_then(|rest| rest.split_once("__"))
+    else {
         return;
     };
     let parsed = toml::from_str::<Table>(&format!("value = {value}"))

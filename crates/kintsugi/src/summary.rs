@@ -174,7 +174,11 @@ impl Summary {
         for (action, count) in &healing.recoveries {
             lines.push(format!("            {action}: {} of {} helped", count.succeeded, count.tried));
         }
-        lines.push(format!("log         {} events, {}", self.log.events, kintsugi_types::ByteCount(self.log.bytes)));
+        lines.push(format!(
+            "log         {} events, {}",
+            self.log.events,
+            kintsugi_types::ByteCount(self.log.bytes)
+        ));
         lines.push(format!(
             "memory      {} of {} at the peak, {} agents on the model at once",
             kintsugi_types::ByteCount(memory.total_bytes_peak),
@@ -245,7 +249,8 @@ fn tell_healing(view: &RunView) -> Healing {
         }
     }
     seconds.sort_by(f64::total_cmp);
-    healing.seconds_to_heal = Percentiles { p50: percentile(&seconds, 0.50), p99: percentile(&seconds, 0.99) };
+    healing.seconds_to_heal =
+        Percentiles { p50: percentile(&seconds, 0.50), p99: percentile(&seconds, 0.99) };
     healing
 }
 
@@ -260,7 +265,11 @@ fn seconds_to_heal(view: &RunView, seam: &SeamView) -> Option<f64> {
 
 /// The nearest-rank percentile of sorted values; 0 of none.
 fn percentile(sorted: &[f64], share: f64) -> f64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length is a place in it")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a length is a place in it"
+    )]
     let place = ((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1);
     sorted.get(place).copied().unwrap_or(0.0)
 }

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 
 use kintsugi_eventlog::{LogReader, Lsn};
 use kintsugi_events::{
-    AgentEvent, Anomaly, Diagnosis, Event, Goal, GoalResult, HealthState, Metric, Payload, Recovery,
-    Subject, Topic,
+    AgentEvent, Anomaly, Diagnosis, Event, Goal, GoalResult, HealthState, Metric, Payload, Recovery, Subject,
+    Topic,
 };
 use kintsugi_types::{AgentId, AnomalyId, DiagnosisId, GoalId, RecoveryId, Timestamp};
 
@@ -173,7 +173,8 @@ impl RunView {
     }
 
     fn take_recovery(&mut self, time: Timestamp, recovery: Recovery) {
-        let seam = self.recoveries.entry(recovery.recovery).or_insert_with(|| SeamView { phases: Vec::new() });
+        let seam =
+            self.recoveries.entry(recovery.recovery).or_insert_with(|| SeamView { phases: Vec::new() });
         // The recoverer may have closed it at its deadline before the agent told its own end: the first end counts.
         if seam.last().is_none_or(|last| !last.phase.is_terminal()) {
             seam.phases.push((time, recovery));

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use kintsugi_agent::{AgentState, Command, Context as DecideContext, Effect, KindConfig, STATE_VERSION, decide};
+use kintsugi_agent::{
+    AgentState, Command, Context as DecideContext, Effect, KindConfig, STATE_VERSION, decide,
+};
 use kintsugi_agent::{OpenCall, Phase};
 use kintsugi_events::{Event, Goal, Snapshot};
 use kintsugi_types::{AgentId, Message as ChatMessage, SystemIds, Timestamp};

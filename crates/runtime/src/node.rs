@@ -8,8 +8,8 @@ use actix::prelude::*;
 use kintsugi_eventlog::{Append, Committed, EventLog, LogError, NewRecord};
 use kintsugi_events::{Envelope, Event, Goal, Payload, Subject};
 use kintsugi_gpu_scheduler::{
-    BackendFactory, EngineReport, GpuScheduler, SchedulerConfig, SchedulerContext, SchedulerHandle, SchedulerStats,
-    StartError,
+    BackendFactory, EngineReport, GpuScheduler, SchedulerConfig, SchedulerContext, SchedulerHandle,
+    SchedulerStats, StartError,
 };
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, Clock, GoalId, Invariants, NameError, SystemIds};
@@ -103,7 +103,10 @@ impl Node {
         let thread = std::thread::Builder::new().name("kintsugi-node".to_owned()).spawn(move || {
             let tool_threads = parts.config.tool_threads;
             let system = System::with_tokio_rt(move || {
-                #[expect(clippy::expect_used, reason = "without a runtime there is no node; the thread's end is seen")]
+                #[expect(
+                    clippy::expect_used,
+                    reason = "without a runtime there is no node; the thread's end is seen"
+                )]
                 tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .max_blocking_threads(tool_threads)
@@ -341,7 +344,9 @@ impl Root {
                 self.partition = Some(partition.clone());
                 partition.recipient()
             }
-            Part::Monitor => start_stage(node, MonitorStage::new(kintsugi_monitor::MonitorSettings::default()), guard),
+            Part::Monitor => {
+                start_stage(node, MonitorStage::new(kintsugi_monitor::MonitorSettings::default()), guard)
+            }
             Part::Diagnose => start_stage(node, DiagnoseStage::default(), guard),
             Part::Recover => {
                 let config = &node.config;

@@ -73,7 +73,12 @@ fn unborn(agent: &AgentId, kind: Option<AgentKind>, tenant: &TenantId) -> Result
 }
 
 /// Folds one record of the journal into `state`. A sequence that was folded in before is passed over.
-fn fold(node: &NodeContext, state: &mut AgentState, record: &Record, event: &AgentEvent) -> Result<(), RestoreError> {
+fn fold(
+    node: &NodeContext,
+    state: &mut AgentState,
+    record: &Record,
+    event: &AgentEvent,
+) -> Result<(), RestoreError> {
     let found = record.envelope.as_ref().and_then(|envelope| envelope.sequence).unwrap_or(0);
     if found <= state.sequence {
         return Ok(());
@@ -108,13 +113,14 @@ pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
     if node.store.was_fresh() {
         load_snapshots(node, &mut states)?;
     }
-    let end = node.log.replay(from, &mut |record| match fold_record(node, &mut states, &mut goals, &record) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(found) => {
-            failure = Some(found);
-            ControlFlow::Break(())
-        }
-    })?;
+    let end =
+        node.log.replay(from, &mut |record| match fold_record(node, &mut states, &mut goals, &record) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(found) => {
+                failure = Some(found);
+                ControlFlow::Break(())
+            }
+        })?;
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -186,7 +192,8 @@ fn fold_record(
         return Ok(());
     }
     let event = record.to_event().map_err(|source| RestoreError::Record { lsn: record.lsn, source })?;
-    let (Subject::Agent(agent), Payload::Agent(agent_event)) = (&event.envelope.subject, &event.payload) else {
+    let (Subject::Agent(agent), Payload::Agent(agent_event)) = (&event.envelope.subject, &event.payload)
+    else {
         return Ok(());
     };
     if let AgentEvent::GoalAccepted { goal } = &**agent_event

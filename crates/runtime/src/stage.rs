@@ -203,10 +203,10 @@ impl<S: Stage> StageActor<S> {
         let append = Append { records, positions: self.positions() };
         let address = ctx.address();
         let told = events.clone();
-        let outcome = self.node.log.append(
-            &append,
-            Box::new(move |outcome| address.do_send(StageCommitted { events, outcome })),
-        );
+        let outcome = self
+            .node
+            .log
+            .append(&append, Box::new(move |outcome| address.do_send(StageCommitted { events, outcome })));
         match outcome {
             Ok(()) => {}
             // The stage is behind anyway when the log has no room: waiting for it slows nobody else down.
@@ -227,10 +227,7 @@ impl<S: Stage> StageActor<S> {
             .into_iter()
             .map(|payload| {
                 let subject = subject_of(&payload).unwrap_or(Subject::Engine);
-                Event {
-                    envelope: Envelope::new(&mut SystemIds, self.source.clone(), subject, now),
-                    payload,
-                }
+                Event { envelope: Envelope::new(&mut SystemIds, self.source.clone(), subject, now), payload }
             })
             .collect();
         self.append(found, ctx);

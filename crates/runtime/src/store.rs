@@ -31,7 +31,9 @@ pub enum StoreError {
         source: fjall::Error,
     },
     /// An entry cannot be read.
-    #[error("agent cache: entry of {key} is damaged: {reason}; delete the folder {folder:?}, it is rebuilt from the log")]
+    #[error(
+        "agent cache: entry of {key} is damaged: {reason}; delete the folder {folder:?}, it is rebuilt from the log"
+    )]
     Damaged {
         /// Whose entry.
         key: String,
@@ -165,7 +167,9 @@ impl Store {
     /// From where the log has to be replayed to bring the cache up to date.
     pub fn replay_from(&self) -> Result<Lsn, StoreError> {
         let found = self.meta.get("replay_from").map_err(database("read replay position"))?;
-        Ok(found.and_then(|bytes| bytes.first_chunk::<8>().map(|lsn| Lsn(u64::from_be_bytes(*lsn)))).unwrap_or_default())
+        Ok(found
+            .and_then(|bytes| bytes.first_chunk::<8>().map(|lsn| Lsn(u64::from_be_bytes(*lsn))))
+            .unwrap_or_default())
     }
 
     /// Begins a set of changes that are made together.

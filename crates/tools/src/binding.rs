@@ -49,11 +49,14 @@ impl Bindings {
         if let Some(bind) = declaration.optional_section("bind")? {
             for (name, path) in bind.texts()? {
                 if sources.iter().any(|(taken, _)| taken == name) {
-                    return Err(bind.error(name, "is also an argument; what is bound cannot be given by the model"));
+                    return Err(
+                        bind.error(name, "is also an argument; what is bound cannot be given by the model")
+                    );
                 }
-                let member = path.strip_prefix(INPUT_PREFIX).filter(|member| !member.is_empty()).ok_or_else(|| {
-                    bind.error(name, format!("must be `{INPUT_PREFIX}<member>`, not `{path}`"))
-                })?;
+                let member =
+                    path.strip_prefix(INPUT_PREFIX).filter(|member| !member.is_empty()).ok_or_else(|| {
+                        bind.error(name, format!("must be `{INPUT_PREFIX}<member>`, not `{path}`"))
+                    })?;
                 sources.push((name.to_owned(), Source::Input(member.to_owned())));
             }
         }
@@ -76,7 +79,10 @@ impl Source {
         match self {
             Self::Argument(name) => Ok(call.args.get(name).cloned().unwrap_or(Value::Null)),
             Self::Input(member) => call.goal_input.get(member).cloned().ok_or_else(|| {
-                ToolError::recoverable("missing_input", format!("this goal has no input `{member}`, which is needed"))
+                ToolError::recoverable(
+                    "missing_input",
+                    format!("this goal has no input `{member}`, which is needed"),
+                )
             }),
             Self::Effect => Ok(Value::String(call.effect.to_string())),
         }
@@ -123,13 +129,18 @@ impl Template {
             } else if let Some(after) = brace_on.strip_prefix("}}") {
                 plain.push('}');
                 rest = after;
-            } else if let Some((name, after)) = brace_on.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+            } else if let Some((name, after)) =
+                brace_on.strip_prefix('{').and_then(|rest| rest.split_once('}'))
+            {
                 let source = bindings.source(name).map_err(|(problem, hint)| error(problem, hint))?;
                 parts.push(Part::Text(std::mem::take(&mut plain)));
                 parts.push(Part::Place(source.clone()));
                 rest = after;
             } else {
-                return Err(error("has a brace without its partner (write it twice to mean itself)".into(), None));
+                return Err(error(
+                    "has a brace without its partner (write it twice to mean itself)".into(),
+                    None,
+                ));
             }
         }
         plain.push_str(rest);
@@ -139,7 +150,8 @@ impl Template {
 
     /// The one source that the text consists of, where there is nothing around it.
     pub(crate) fn sole_place(&self) -> Option<&Source> {
-        let mut places = self.parts.iter().filter(|part| !matches!(part, Part::Text(text) if text.is_empty()));
+        let mut places =
+            self.parts.iter().filter(|part| !matches!(part, Part::Text(text) if text.is_empty()));
         match (places.next(), places.next()) {
             (Some(Part::Place(source)), None) => Some(source),
             _ => None,
@@ -163,7 +175,11 @@ impl Template {
     }
 
     /// The text for `call`, each value passed through `encode`.
-    pub(crate) fn render(&self, call: &ToolCall, encode: impl Fn(&str) -> String) -> Result<String, ToolError> {
+    pub(crate) fn render(
+        &self,
+        call: &ToolCall,
+        encode: impl Fn(&str) -> String,
+    ) -> Result<String, ToolError> {
         let mut text = String::new();
         for part in &self.parts {
             match part {

@@ -103,7 +103,10 @@ impl Section {
         }
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let hint = did_you_mean(text, names.iter().copied());
-        Err(LoadError { hint, ..self.error(key, format!("must be one of {}, not `{text}`", names.join(", "))) })
+        Err(LoadError {
+            hint,
+            ..self.error(key, format!("must be one of {}, not `{text}`", names.join(", ")))
+        })
     }
 
     /// A value of any form as JSON, its members in the order written.
@@ -128,7 +131,9 @@ impl Section {
         let items = match self.table.get(key) {
             None => return Ok(Vec::new()),
             Some(Value::Array(items)) => items,
-            Some(other) => return Err(self.wrong_type(key, &format!("an array of tables ([[{key}]])"), other)),
+            Some(other) => {
+                return Err(self.wrong_type(key, &format!("an array of tables ([[{key}]])"), other));
+            }
         };
         let section = |(index, item): (usize, &Value)| match item {
             Value::Table(table) => Ok(Self {

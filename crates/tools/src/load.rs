@@ -54,8 +54,17 @@ impl fmt::Debug for LoadContext<'_> {
 }
 
 /// Keys that every kind of tool takes.
-const COMMON_KEYS: [&str; 9] =
-    ["name", "kind", "description", "safety", "parameters", "bind", "timeout_ms", "output_bytes_max", "output_schema"];
+const COMMON_KEYS: [&str; 9] = [
+    "name",
+    "kind",
+    "description",
+    "safety",
+    "parameters",
+    "bind",
+    "timeout_ms",
+    "output_bytes_max",
+    "output_schema",
+];
 
 const SAFETIES: [(&str, ToolSafety); 3] =
     [("read_only", ToolSafety::ReadOnly), ("keyed", ToolSafety::Keyed), ("unkeyed", ToolSafety::Unkeyed)];
@@ -83,7 +92,8 @@ pub(crate) struct Declaration {
 
 impl Declaration {
     fn read(section: Section) -> Result<Self, LoadError> {
-        let name = ToolName::new(section.text("name")?).map_err(|error| section.error("name", error.to_string()))?;
+        let name =
+            ToolName::new(section.text("name")?).map_err(|error| section.error("name", error.to_string()))?;
         let description = section.text("description")?.trim().to_owned();
         let parameters = read_parameters(&section)?;
         let output_schema = section.json("output_schema")?;
@@ -139,7 +149,11 @@ fn read_parameters(section: &Section) -> Result<Value, LoadError> {
 }
 
 /// Makes the tool that `text`, the content of `file`, declares.
-pub(crate) fn read_tool(file: &Path, text: &str, context: &LoadContext<'_>) -> Result<Arc<dyn Tool>, LoadError> {
+pub(crate) fn read_tool(
+    file: &Path,
+    text: &str,
+    context: &LoadContext<'_>,
+) -> Result<Arc<dyn Tool>, LoadError> {
     let section = Section::parse(file, text)?;
     let kind = section.optional_choice("kind", &KINDS)?.ok_or_else(|| section.error("kind", "is missing"))?;
     let declaration = Declaration::read(section)?;

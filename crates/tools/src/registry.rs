@@ -40,7 +40,8 @@ impl Registry {
             problem: format!("cannot be read: {error}"),
             hint: None,
         };
-        let entries = std::fs::read_dir(folder).map_err(|error| LoadErrors(vec![unreadable(folder, &error)]))?;
+        let entries =
+            std::fs::read_dir(folder).map_err(|error| LoadErrors(vec![unreadable(folder, &error)]))?;
         let mut paths = Vec::new();
         let mut errors = Vec::new();
         for entry in entries {
@@ -70,7 +71,10 @@ impl Registry {
     }
 
     /// Makes the tools that these documents (file and content) declare. Fails with all mistakes of all documents.
-    pub fn from_documents(documents: &[(PathBuf, String)], context: &LoadContext<'_>) -> Result<Self, LoadErrors> {
+    pub fn from_documents(
+        documents: &[(PathBuf, String)],
+        context: &LoadContext<'_>,
+    ) -> Result<Self, LoadErrors> {
         let mut registry = Self::default();
         let mut errors = Vec::new();
         for (file, text) in documents {
@@ -122,10 +126,9 @@ impl Registry {
     /// against the schema that the tool promised. A cut answer cannot be held against a schema and is not.
     pub fn call(&self, name: &ToolName, call: &ToolCall) -> Result<ToolOutput, ToolError> {
         let guarded = self.tools.get(name).ok_or_else(|| self.unknown(name))?;
-        guarded
-            .parameters
-            .check(&call.args)
-            .map_err(|problem| ToolError::recoverable("invalid_arguments", format!("wrong arguments: {problem}")))?;
+        guarded.parameters.check(&call.args).map_err(|problem| {
+            ToolError::recoverable("invalid_arguments", format!("wrong arguments: {problem}"))
+        })?;
         let mut output = guarded.tool.call(call)?;
         let bytes_max = guarded.tool.output_bytes_max();
         if !output.truncated && output.text.len() > bytes_max {
@@ -151,8 +154,10 @@ impl Registry {
 }
 
 fn check_answer(schema: &Schema, text: &str) -> Result<(), ToolError> {
-    let lie = |problem: String| ToolError::fatal("schema_lie", format!("tool lies about its schema: {problem}"));
-    let answer: Value = serde_json::from_str(text).map_err(|error| lie(format!("its answer is no JSON: {error}")))?;
+    let lie =
+        |problem: String| ToolError::fatal("schema_lie", format!("tool lies about its schema: {problem}"));
+    let answer: Value =
+        serde_json::from_str(text).map_err(|error| lie(format!("its answer is no JSON: {error}")))?;
     schema.check(&answer).map_err(lie)
 }
 

@@ -19,7 +19,10 @@ sql = "SELECT word FROM words WHERE word = :word"
 
 fn folder_with(files: &[(&str, &str)]) -> TempDir {
     let folder = TempDir::new().unwrap();
-    Connection::open(folder.path().join("a.db")).unwrap().execute_batch("CREATE TABLE words (word TEXT)").unwrap();
+    Connection::open(folder.path().join("a.db"))
+        .unwrap()
+        .execute_batch("CREATE TABLE words (word TEXT)")
+        .unwrap();
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
@@ -48,25 +51,65 @@ fn mistake(from: &str, to: &str) -> String {
 fn every_mistake_names_its_file_and_key() {
     for (from, to, wanted) in [
         ("database", "databse", "find.toml: `databse` is no known key; did you mean `database`?"),
-        ("[result]", "[result]\nrow = \"one\"", "find.toml: `result.row` is no known key; did you mean `rows`?"),
+        (
+            "[result]",
+            "[result]\nrow = \"one\"",
+            "find.toml: `result.row` is no known key; did you mean `rows`?",
+        ),
         ("name = \"find\"", "", "find.toml: `name` is missing"),
         ("kind = \"sql\"", "kind = \"sqll\"", "find.toml: `kind` must be one of "),
-        ("description = \"finds\"", "description = 3", "find.toml: `description` must be a string, not integer"),
+        (
+            "description = \"finds\"",
+            "description = 3",
+            "find.toml: `description` must be a string, not integer",
+        ),
         ("mode = \"read\"", "", "find.toml: `mode` is missing"),
         ("mode = \"read\"", "mode = \"write\"", "find.toml: `write` is missing"),
-        ("mode = \"read\"", "mode = \"read\"\ntimeout_ms = 0", "find.toml: `timeout_ms` must be greater than 0"),
+        (
+            "mode = \"read\"",
+            "mode = \"read\"\ntimeout_ms = 0",
+            "find.toml: `timeout_ms` must be greater than 0",
+        ),
         ("mode = \"read\"", "mode = \"read\"\nsafety = \"keyed\"", "find.toml: `safety` does not fit `mode`"),
-        ("type = \"string\"", "type = \"strin\"", "find.toml: `parameters` is no valid JSON Schema at /properties/word"),
-        (":word", ":wrod", "find.toml: `result.sql` uses the parameter `wrod`, which is neither an argument nor bound; did you mean `word`?"),
+        (
+            "type = \"string\"",
+            "type = \"strin\"",
+            "find.toml: `parameters` is no valid JSON Schema at /properties/word",
+        ),
+        (
+            ":word",
+            ":wrod",
+            "find.toml: `result.sql` uses the parameter `wrod`, which is neither an argument nor bound; did you mean `word`?",
+        ),
         (":word", "?1", "find.toml: `result.sql` must name its parameters like `:order`"),
         ("FROM words", "FROM wrods", "find.toml: `result.sql` is refused: no such table: wrods"),
-        ("SELECT word FROM words WHERE word = :word", "DELETE FROM words", "find.toml: `result.sql` changes the database"),
+        (
+            "SELECT word FROM words WHERE word = :word",
+            "DELETE FROM words",
+            "find.toml: `result.sql` changes the database",
+        ),
         ("a.db", "b.db", "find.toml: `database` "),
         ("a.db", "../a.db", "find.toml: `database` must be a path within the folder"),
-        ("[result]", "[bind]\nword = \"goal.input.word\"\n[result]", "find.toml: `bind.word` is also an argument"),
-        ("[result]", "[bind]\nwho = \"input.from\"\n[result]", "find.toml: `bind.who` must be `goal.input.<member>`"),
-        ("[parameters.properties.word]", "[parameters.properties.effect]", "`parameters.properties.effect` is a reserved name"),
-        ("[result]", "[[guard]]\nsql = \"SELECT 1\"\ncode = \"c\"\nmessage = \"{wrd}\"\n[result]", "find.toml: `guard[0].message` uses the parameter `wrd`"),
+        (
+            "[result]",
+            "[bind]\nword = \"goal.input.word\"\n[result]",
+            "find.toml: `bind.word` is also an argument",
+        ),
+        (
+            "[result]",
+            "[bind]\nwho = \"input.from\"\n[result]",
+            "find.toml: `bind.who` must be `goal.input.<member>`",
+        ),
+        (
+            "[parameters.properties.word]",
+            "[parameters.properties.effect]",
+            "`parameters.properties.effect` is a reserved name",
+        ),
+        (
+            "[result]",
+            "[[guard]]\nsql = \"SELECT 1\"\ncode = \"c\"\nmessage = \"{wrd}\"\n[result]",
+            "find.toml: `guard[0].message` uses the parameter `wrd`",
+        ),
         ("[result]", "[result", "find.toml: is no TOML: "),
     ] {
         let said = mistake(from, to);

@@ -71,7 +71,8 @@ fn serve(stream: TcpStream, act: &Act, requests: &Sender<String>, flooded: &Send
     match act {
         Act::Answer(head, body) => {
             let length = body.len();
-            let answer = format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            let answer =
+                format!("HTTP/1.1 {head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
             stream.write_all(answer.as_bytes()).ok();
         }
         Act::Hang => {
@@ -237,7 +238,8 @@ fn twenty_megabytes_are_not_taken_in() {
 #[test]
 fn an_answer_that_breaks_its_promise_is_fatal() {
     let server = Server::start(vec![ok(r#"{"state":"sent"}"#), ok(r#"{"status":"sent"}"#), ok("<html>")]);
-    let registry = tool(&server, &format!("{GET}\noutput_schema = {{ type = \"object\", required = [\"state\"] }}"));
+    let registry =
+        tool(&server, &format!("{GET}\noutput_schema = {{ type = \"object\", required = [\"state\"] }}"));
     assert!(ask(&registry, args()).is_ok());
     for _ in 0..2 {
         let error = ask(&registry, args()).unwrap_err();
@@ -258,7 +260,11 @@ fn an_unkeyed_call_whose_outcome_is_unknown_is_never_called_transient() {
         let error = ask(&registry, args()).unwrap_err();
         assert_eq!((error.tier, error.code.as_ref()), (ErrorTier::Fatal, "outcome_unknown"));
     }
-    assert_eq!(ask(&registry, args()).unwrap_err().tier, ErrorTier::Transient, "503 says that nothing was done");
+    assert_eq!(
+        ask(&registry, args()).unwrap_err().tier,
+        ErrorTier::Transient,
+        "503 says that nothing was done"
+    );
 }
 
 #[test]
@@ -268,10 +274,8 @@ fn a_post_condition_tells_whether_an_effect_happened() {
         Act::Answer("404 Not Found", String::new()),
         Act::Answer("500 Internal Server Error", String::new()),
     ]);
-    let lines = format!(
-        "{POST_UNKEYED}\npost_condition = {{ url = \"http://{}/done/{{effect}}\" }}",
-        server.address
-    );
+    let lines =
+        format!("{POST_UNKEYED}\npost_condition = {{ url = \"http://{}/done/{{effect}}\" }}", server.address);
     let registry = tool(&server, &lines);
     let name = ToolName::new("ask").unwrap();
     assert_eq!(registry.post_condition(&name, effect()), Some(true));
@@ -290,9 +294,17 @@ fn mistakes_in_a_declaration_are_named() {
         ("method = \"GET\"", "method = \"FETCH\"", "ask.toml: `method` must be one of GET, POST"),
         ("http://shop.example/{word}", "ftp://shop.example/{word}", "ask.toml: `url` must begin with http"),
         ("http://shop.example/{word}", "http://{word}/", "ask.toml: `url` "),
-        ("http://shop.example/{word}", "http://shop.example{word}", "ask.toml: `url` may have parameters only after"),
+        (
+            "http://shop.example/{word}",
+            "http://shop.example{word}",
+            "ask.toml: `url` may have parameters only after",
+        ),
         ("http://shop.example/{word}", "http://shop.example/{wrd}", "did you mean `word`?"),
-        ("[parameters", "headers = { A = \"${NOPE}\" }\n[parameters", "`headers.A` needs the secret `NOPE`, which is not set; set the environment variable NOPE"),
+        (
+            "[parameters",
+            "headers = { A = \"${NOPE}\" }\n[parameters",
+            "`headers.A` needs the secret `NOPE`, which is not set; set the environment variable NOPE",
+        ),
         ("[parameters", "body = {}\n[parameters", "ask.toml: `body` cannot be sent with this method"),
         ("[parameters", "retries = 3\n[parameters", "ask.toml: `retries` is no known key"),
     ] {

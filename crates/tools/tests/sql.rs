@@ -208,7 +208,10 @@ fn a_refused_write_leaves_no_trace_and_may_be_repaired_under_the_same_effect() {
 
 #[test]
 fn a_statement_that_fails_undoes_those_before_it() {
-    let broken = PAY.replace("INSERT INTO payments VALUES (:effect, :cents)", "INSERT INTO payments VALUES ('same', :cents)");
+    let broken = PAY.replace(
+        "INSERT INTO payments VALUES (:effect, :cents)",
+        "INSERT INTO payments VALUES ('same', :cents)",
+    );
     let mut bank = Bank::open(&[&broken]);
     bank.call("pay", json!({"account": "a", "cents": 1})).unwrap();
     let error = bank.call("pay", json!({"account": "a", "cents": 1})).unwrap_err();
@@ -229,7 +232,8 @@ fn many_threads_together_act_once_per_effect() {
             let effects = effects.clone();
             scope.spawn(move || {
                 for effect in effects.iter() {
-                    let call = ToolCall::new(*effect, json!({"account": "a", "cents": 10}), serde_json::Map::new());
+                    let call =
+                        ToolCall::new(*effect, json!({"account": "a", "cents": 10}), serde_json::Map::new());
                     registry.call(&name("pay"), &call).unwrap();
                 }
             });

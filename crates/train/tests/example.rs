@@ -8,8 +8,8 @@ use kintsugi_events::{Goal, GoalResult, GoalStatus, ResultAction, evaluate};
 use kintsugi_tools::ToolError;
 use kintsugi_train::shop::{Desk, Dice, Order, Sheets, State, World, dump, write_store};
 use kintsugi_train::tickets::{
-    Bank, DATABASE_FILE, EXAMPLE_GOALS, EXAMPLE_SEED, Episode, ExampleGoal, GOALS_FILE, Split, episodes, example,
-    goal_lines, work, write_example,
+    Bank, DATABASE_FILE, EXAMPLE_GOALS, EXAMPLE_SEED, Episode, ExampleGoal, GOALS_FILE, Split, episodes,
+    example, goal_lines, work, write_example,
 };
 use kintsugi_types::{AgentId, EffectId, ErrorTier, GoalId, SeededIds, TokenUsage, ToolName};
 use rusqlite::{Connection, OpenFlags};
@@ -49,7 +49,10 @@ fn the_generator_writes_the_same_wherever_it_writes_and_replaces_what_was_there(
     write_example(folder.path(), &world, &goals).unwrap();
     assert!(first == dump(&open_read_only(&path)).unwrap());
     assert_eq!(std::fs::read_to_string(folder.path().join(GOALS_FILE)).unwrap().lines().count(), 700);
-    assert!(example(&Bank::shipped().unwrap(), 1_000_000, 1).is_err(), "five digits are not enough for these");
+    assert!(
+        example(&Bank::shipped().unwrap(), 1_000_000, 1).is_err(),
+        "five digits are not enough for these"
+    );
 }
 
 #[test]
@@ -77,7 +80,11 @@ fn every_line_is_a_goal_whose_expect_can_be_evaluated() {
         let goal: Goal = serde_json::from_str(line).unwrap();
         assert!(goal.other.is_empty() && goal.id.is_some() && goal.kind.is_some(), "{line}");
         let nothing = result(&Vec::new(), "");
-        assert_eq!(evaluate(&goal.expect.unwrap(), &nothing, &is_write), Ok(false), "an empty answer: {line}");
+        assert_eq!(
+            evaluate(&goal.expect.unwrap(), &nothing, &is_write),
+            Ok(false),
+            "an empty answer: {line}"
+        );
     }
 }
 
@@ -149,12 +156,15 @@ fn the_oracle_is_right_in_every_episode_and_observes_what_tools_say() {
 fn another_answer_than_the_right_one_is_told_apart() {
     let (bank, sheets) = (Bank::shipped().unwrap(), Sheets::shipped().unwrap());
     let mut wrong: BTreeMap<String, usize> = BTreeMap::new();
-    let all: Vec<Episode> = episodes(&bank, Split::HeldOut, &sheets, 3).unwrap().take(600).map(Result::unwrap).collect();
+    let all: Vec<Episode> =
+        episodes(&bank, Split::HeldOut, &sheets, 3).unwrap().take(600).map(Result::unwrap).collect();
     for (episode, other) in all.iter().zip(all.iter().skip(1)) {
         if episode.intent != other.intent && episode.intent != "other" {
             let mixed = Episode { steps: other.steps.clone(), ..episode.clone() };
             if is_right(&mixed) {
-                *wrong.entry(format!("{}/{} by {}", episode.intent, episode.case, other.intent)).or_default() += 1;
+                *wrong
+                    .entry(format!("{}/{} by {}", episode.intent, episode.case, other.intent))
+                    .or_default() += 1;
             }
         }
     }
@@ -294,6 +304,9 @@ fn answers_of_tools_are_short() {
         let owner = shop.owner(&order);
         let text = shop.call("lookup_order", json!({"order": order.number}), &owner).unwrap();
         assert!(text.len() <= 130, "{text}");
-        assert!(text.starts_with(&format!("{{\"order\":{},\"state\":\"{}\"", order.number, state.column())), "{text}");
+        assert!(
+            text.starts_with(&format!("{{\"order\":{},\"state\":\"{}\"", order.number, state.column())),
+            "{text}"
+        );
     }
 }

@@ -44,7 +44,8 @@ impl IdSource for SeededIds {
         self.state = mix64(self.state);
         let low = self.state.to_be_bytes();
         let mut random = [0u8; 10];
-        for (place, byte) in random.iter_mut().zip(low.iter().chain(self.count.to_be_bytes().iter().skip(6))) {
+        for (place, byte) in random.iter_mut().zip(low.iter().chain(self.count.to_be_bytes().iter().skip(6)))
+        {
             *place = *byte;
         }
         uuid::Builder::from_unix_timestamp_millis(self.count, &random).into_uuid()
@@ -66,9 +67,9 @@ impl DerivedIds {
     /// Ids that follow from `cause`, different for each `purpose`.
     pub fn new(cause: Uuid, purpose: &str) -> Self {
         // FNV-1a (Fowler, Noll, Vo): a purpose is a short constant.
-        let salt = purpose
-            .bytes()
-            .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+        let salt = purpose.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+        });
         Self { cause, salt, count: 0 }
     }
 }

@@ -16,7 +16,8 @@ pub mod units;
 
 pub use chat::{Completion, CompletionRequest, FinishReason, Grammar, Message, Role, Sampling, TokenUsage};
 pub use id::{
-    AnomalyId, DerivedIds, DiagnosisId, EffectId, EventId, IdSource, LeaseId, RecoveryId, RunId, SeededIds, SystemIds,
+    AnomalyId, DerivedIds, DiagnosisId, EffectId, EventId, IdSource, LeaseId, RecoveryId, RunId, SeededIds,
+    SystemIds,
 };
 pub use invariant::{Invariant, Invariants};
 pub use name::{AgentId, AgentKind, GoalId, ModelName, NameError, TenantId, ToolName};

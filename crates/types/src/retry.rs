@@ -42,13 +42,8 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_the_cap_and_then_end() {
-        let policy = RetryPolicy {
-            attempts_max: 5,
-            first_delay_ms: 100,
-            factor: 2.0,
-            delay_max_ms: 300,
-            jitter: 0.5,
-        };
+        let policy =
+            RetryPolicy { attempts_max: 5, first_delay_ms: 100, factor: 2.0, delay_max_ms: 300, jitter: 0.5 };
         let delays: Vec<_> = (2..=6).map(|n| policy.delay_before(n, 0.0).map(|d| d.as_millis())).collect();
         assert_eq!(delays, [Some(100), Some(200), Some(300), Some(300), None]);
         assert_eq!(policy.delay_before(2, 0.999).map(|d| d.as_millis()), Some(50));

@@ -44,7 +44,13 @@ impl Decider<'_> {
         self.journal(AgentEvent::ActionRequested { effect, step, call, safety });
     }
 
-    pub(super) fn action_done(&mut self, effect: EffectId, attempt: u32, outcome: ActionOutcome, tool_ms: f64) {
+    pub(super) fn action_done(
+        &mut self,
+        effect: EffectId,
+        attempt: u32,
+        outcome: ActionOutcome,
+        tool_ms: f64,
+    ) {
         let Some(open) = self.awaited_call(effect, attempt) else { return };
         let Some(step) = self.state.run.as_ref().map(|run| run.step) else { return };
         let (ok, output, error_tier) = match outcome {
@@ -58,9 +64,8 @@ impl Decider<'_> {
                 (false, self.cut(output.into()), Some(tier))
             }
         };
-        let is_repeated = self.state.run.as_ref().is_some_and(|run| {
-            run.calls.iter().any(|done| done.call == open.call)
-        });
+        let is_repeated =
+            self.state.run.as_ref().is_some_and(|run| run.calls.iter().any(|done| done.call == open.call));
         let metric = ToolMetric {
             name: open.call.tool.clone(),
             ok,
@@ -134,8 +139,9 @@ impl Decider<'_> {
             return;
         }
         match run.call.clone() {
-            Some(open) => self
-                .journal(AgentEvent::ActionRetried { effect: open.effect, attempt: open.attempt + 1 }),
+            Some(open) => {
+                self.journal(AgentEvent::ActionRetried { effect: open.effect, attempt: open.attempt + 1 })
+            }
             None => self.think(step),
         }
     }

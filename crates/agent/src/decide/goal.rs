@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kintsugi_events::{AgentEvent, Goal, GoalEnd, GoalResult, GoalStatus, Payload, RecoveryPhase, ResultAction};
+use kintsugi_events::{
+    AgentEvent, Goal, GoalEnd, GoalResult, GoalStatus, Payload, RecoveryPhase, ResultAction,
+};
 use kintsugi_types::{GoalId, TokenUsage};
 
 use super::Decider;
@@ -32,9 +34,18 @@ impl Decider<'_> {
             return;
         }
         let Some(id) = self.state.queue.front().and_then(|goal| goal.id.clone()) else { return };
-        if self.state.queue.front().is_some_and(|goal| goal.deadline.is_some_and(|end| end <= self.context.now)) {
+        if self
+            .state
+            .queue
+            .front()
+            .is_some_and(|goal| goal.deadline.is_some_and(|end| end <= self.context.now))
+        {
             self.journal(AgentEvent::GoalStarted { goal: id, at: self.context.now, seed });
-            self.end_goal(GoalStatus::Partial, None, Some("its deadline passed before it was begun".to_owned()));
+            self.end_goal(
+                GoalStatus::Partial,
+                None,
+                Some("its deadline passed before it was begun".to_owned()),
+            );
             return;
         }
         self.journal(AgentEvent::GoalStarted { goal: id, at: self.context.now, seed });
@@ -44,8 +55,11 @@ impl Decider<'_> {
     /// Ends the goal being worked: its recovery is closed, its result goes out.
     pub(super) fn end_goal(&mut self, status: GoalStatus, answer: Option<String>, reason: Option<String>) {
         if self.state.run.as_ref().is_some_and(|run| run.recovery.is_some()) {
-            let phase =
-                if status == GoalStatus::Completed { RecoveryPhase::Completed } else { RecoveryPhase::Failed };
+            let phase = if status == GoalStatus::Completed {
+                RecoveryPhase::Completed
+            } else {
+                RecoveryPhase::Failed
+            };
             self.close_recovery(phase, "the goal ended");
         }
         let Some(run) = &self.state.run else { return };

@@ -1,7 +1,9 @@
 //! Taking up a recovery, and telling how it went.
 
 use chrono::TimeDelta;
-use kintsugi_events::{AgentEvent, GoalStatus, HealthState, Payload, Recovery, RecoveryAction, RecoveryPhase};
+use kintsugi_events::{
+    AgentEvent, GoalStatus, HealthState, Payload, Recovery, RecoveryAction, RecoveryPhase,
+};
 use kintsugi_types::{Score, Timestamp};
 
 use super::Decider;

@@ -3,8 +3,8 @@
 use chrono::TimeDelta;
 use kintsugi_events::health::{StepMeasurements, health};
 use kintsugi_events::{
-    AgentEvent, Checkpoint, GoalStatus, HealthScores, HealthState, Metric, ParkReason, Payload, RecoveryPhase,
-    StepLatency, ToolOutcome,
+    AgentEvent, Checkpoint, GoalStatus, HealthScores, HealthState, Metric, ParkReason, Payload,
+    RecoveryPhase, StepLatency, ToolOutcome,
 };
 use kintsugi_types::Score;
 
@@ -31,9 +31,10 @@ impl Decider<'_> {
         self.close_measured_recovery(&measured);
         self.emit_metric(&measured, tool, false, is_repeated);
         let Some(step) = self.state.run.as_ref().map(|run| run.step) else { return };
-        let average = self.state.step_ms_average.map_or(measured.step_ms, |average| {
-            average + STEP_MS_ALPHA * (measured.step_ms - average)
-        });
+        let average = self
+            .state
+            .step_ms_average
+            .map_or(measured.step_ms, |average| average + STEP_MS_ALPHA * (measured.step_ms - average));
         let state_hash = self.state.hash();
         self.journal(AgentEvent::CheckpointTaken(Checkpoint {
             step,
@@ -70,8 +71,9 @@ impl Decider<'_> {
         let step_ms = run.so_far.think_ms + run.so_far.tool_ms;
         // Only what the last inference really used tells how full the context is.
         let used = run.so_far.tokens.prompt + run.so_far.tokens.completion;
-        let context_ratio =
-            used as f64 / f64::from(run.thinks_in_step.max(1)) / f64::from(self.context.config.context_tokens.max(1));
+        let context_ratio = used as f64
+            / f64::from(run.thinks_in_step.max(1))
+            / f64::from(self.context.config.context_tokens.max(1));
         let mut thoughts = run.thoughts.iter().map(String::as_str);
         let thought = if malformed { None } else { thoughts.next() };
         let earlier: Vec<&str> = thoughts.collect();
@@ -94,7 +96,13 @@ impl Decider<'_> {
         Some(Measured { health: score, scores, similarity, state, step_ms, context_ratio })
     }
 
-    fn emit_metric(&mut self, measured: &Measured, tool: Option<ToolOutcome>, malformed: bool, repeated_call: bool) {
+    fn emit_metric(
+        &mut self,
+        measured: &Measured,
+        tool: Option<ToolOutcome>,
+        malformed: bool,
+        repeated_call: bool,
+    ) {
         let Some(run) = &self.state.run else { return };
         let metric = Metric {
             agent: self.state.agent.clone(),

@@ -40,7 +40,8 @@ pub(crate) fn list(place: &Where) -> Result<(), Failure> {
         match place.format {
             Format::Json => line(&told(id.as_str(), goal).to_string())?,
             Format::Text => {
-                let text: String = goal.goal.text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(60).collect();
+                let text: String =
+                    goal.goal.text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(60).collect();
                 let agent = goal.agent.as_ref().map_or("-", AsRef::as_ref);
                 line(&format!("{id:<28} {:<10} {agent:<14} {text}", state(goal)))?;
             }

@@ -23,15 +23,19 @@ pub(crate) fn list(arguments: &SeamsArguments) -> Result<(), Failure> {
 }
 
 fn told(seam: &SeamView, run: &RunView) -> Value {
-    let diagnosis = seam.last().and_then(|last| run.diagnoses.get(&last.diagnosis)).map(|(_, diagnosis)| diagnosis);
+    let diagnosis =
+        seam.last().and_then(|last| run.diagnoses.get(&last.diagnosis)).map(|(_, diagnosis)| diagnosis);
     let anomalies: Vec<&kintsugi_events::Anomaly> = diagnosis
         .iter()
         .flat_map(|diagnosis| &diagnosis.anomalies)
         .filter_map(|id| run.anomalies.get(id))
         .map(|(_, anomaly)| anomaly)
         .collect();
-    let phases: Vec<Value> =
-        seam.phases.iter().map(|(time, recovery)| json!({"time": time, "phase": recovery.phase, "outcome": recovery.outcome})).collect();
+    let phases: Vec<Value> = seam
+        .phases
+        .iter()
+        .map(|(time, recovery)| json!({"time": time, "phase": recovery.phase, "outcome": recovery.outcome}))
+        .collect();
     json!({"anomalies": anomalies, "diagnosis": diagnosis, "recovery": seam.last(), "phases": phases})
 }
 

@@ -21,12 +21,7 @@ pub(super) struct LoadIndex {
 
 impl LoadIndex {
     pub(super) fn new(population: &Population) -> Self {
-        Self {
-            population: population.clone(),
-            by_load: BTreeSet::new(),
-            loads: BTreeMap::new(),
-            cursor: 0,
-        }
+        Self { population: population.clone(), by_load: BTreeSet::new(), loads: BTreeMap::new(), cursor: 0 }
     }
 
     pub(super) const fn kind(&self) -> &AgentKind {

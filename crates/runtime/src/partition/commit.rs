@@ -17,7 +17,9 @@ impl Handler<AgentDecided> for Partition {
 
     fn handle(&mut self, message: AgentDecided, ctx: &mut Context<Self>) {
         let AgentDecided { agent, generation, mut decided } = message;
-        let Some(slot) = self.slots.get_mut(&agent).filter(|slot| slot.generation == generation) else { return };
+        let Some(slot) = self.slots.get_mut(&agent).filter(|slot| slot.generation == generation) else {
+            return;
+        };
         let Busy::Deciding(item) = std::mem::replace(&mut slot.busy, Busy::Free) else { return };
         if decided.events.is_empty() {
             if let Some(Item { origin: Some(origin), .. }) = &item {
@@ -28,7 +30,8 @@ impl Handler<AgentDecided> for Partition {
         }
         let events = std::mem::take(&mut decided.events);
         let snapshot = decided.snapshot.as_ref().and_then(|snapshot| {
-            let event = self.own_event(Subject::Agent(agent.clone()), Payload::Snapshot(Box::new(snapshot.clone())));
+            let event =
+                self.own_event(Subject::Agent(agent.clone()), Payload::Snapshot(Box::new(snapshot.clone())));
             NewRecord::from_event(&event, self.number).ok()
         });
         let mut append = match self.encode(&events) {
@@ -138,7 +141,12 @@ impl Partition {
     }
 
     /// Appends events of the partition's own, with positions that follow from them.
-    pub(super) fn append_own(&mut self, events: Vec<Event>, positions: Vec<Position>, ctx: &mut Context<Self>) {
+    pub(super) fn append_own(
+        &mut self,
+        events: Vec<Event>,
+        positions: Vec<Position>,
+        ctx: &mut Context<Self>,
+    ) {
         let mut append = match self.encode(&events) {
             Ok(append) => append,
             Err(failure) => {
@@ -164,8 +172,15 @@ impl Partition {
     }
 
     /// Brings the cache up to what was committed.
-    fn note_committed(&mut self, agent: &AgentId, events: &[Event], decided: &Decided, committed: &Committed) {
-        self.seen = self.seen.max(kintsugi_eventlog::Lsn(committed.first_lsn.0 + committed.offsets.len() as u64));
+    fn note_committed(
+        &mut self,
+        agent: &AgentId,
+        events: &[Event],
+        decided: &Decided,
+        committed: &Committed,
+    ) {
+        self.seen =
+            self.seen.max(kintsugi_eventlog::Lsn(committed.first_lsn.0 + committed.offsets.len() as u64));
         let node = self.node.clone();
         let mut batch = node.store.batch();
         let mut is_changed = false;
@@ -178,7 +193,9 @@ impl Partition {
             }
         }
         if let Some(snapshot) = &decided.snapshot {
-            if let Err(failure) = batch.put_agent(agent, snapshot.state.get().as_bytes(), decided.load.is_any()) {
+            if let Err(failure) =
+                batch.put_agent(agent, snapshot.state.get().as_bytes(), decided.load.is_any())
+            {
                 error!(%agent, %failure, "pack snapshot");
                 return;
             }

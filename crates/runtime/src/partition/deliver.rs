@@ -120,15 +120,8 @@ impl Partition {
         });
         let source = format!("/kintsugi/agents/{}", state.kind).into();
         let snapshot_sequence = slot.snapshot_sequence;
-        let actor = AgentActor::new(
-            self.node.clone(),
-            config,
-            source,
-            state,
-            snapshot_sequence,
-            decided,
-            guard,
-        );
+        let actor =
+            AgentActor::new(self.node.clone(), config, source, state, snapshot_sequence, decided, guard);
         slot.addr = Some(actor.start());
         true
     }

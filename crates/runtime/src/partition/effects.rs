@@ -11,7 +11,8 @@ use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::LeaseRequest;
 use kintsugi_tools::{Registry, ToolCall, ToolError, ToolOutput};
 use kintsugi_types::{
-    AgentId, CompletionRequest, EffectId, ErrorTier, Grammar, Message as ChatMessage, Sampling, Timestamp, ToolName, ToolSafety,
+    AgentId, CompletionRequest, EffectId, ErrorTier, Grammar, Message as ChatMessage, Sampling, Timestamp,
+    ToolName, ToolSafety,
 };
 
 use super::gates::{GateReport, Passage};
@@ -113,7 +114,13 @@ impl Partition {
     }
 
     /// Passes a tool call through the gate of its tool; a closed gate keeps it until it opens.
-    pub(super) fn start_call(&mut self, agent: &AgentId, call: OpenCall, goal: Arc<Goal>, ctx: &mut Context<Self>) {
+    pub(super) fn start_call(
+        &mut self,
+        agent: &AgentId,
+        call: OpenCall,
+        goal: Arc<Goal>,
+        ctx: &mut Context<Self>,
+    ) {
         let tool = call.call.tool.clone();
         let passage = self.gates.pass(&tool, self.node.clock.now());
         match passage {
@@ -209,7 +216,9 @@ async fn run_blocking(
     match tokio::time::timeout(limit, running).await {
         Ok(Ok(result)) => result,
         Ok(Err(panicked)) => Err(ToolError::fatal("panicked", format!("the tool panicked: {panicked}"))),
-        Err(_) => Err(ToolError::transient("timed_out", format!("no answer within {} ms", limit.as_millis()))),
+        Err(_) => {
+            Err(ToolError::transient("timed_out", format!("no answer within {} ms", limit.as_millis())))
+        }
     }
 }
 

@@ -36,7 +36,9 @@ impl Handler<EngineNews> for Partition {
                 let waiting = std::mem::take(&mut self.engine.waiting);
                 waiting
                     .into_iter()
-                    .map(|(plan, planned_at)| self.told(&plan, planned_at, RecoveryPhase::Completed, &outcome))
+                    .map(|(plan, planned_at)| {
+                        self.told(&plan, planned_at, RecoveryPhase::Completed, &outcome)
+                    })
                     .collect()
             }
             EngineReport::Down { reason } => {
@@ -47,7 +49,8 @@ impl Handler<EngineNews> for Partition {
                     .collect()
             }
         };
-        let events = payloads.into_iter().map(|payload| self.own_event(Subject::Engine, payload)).collect::<Vec<_>>();
+        let events =
+            payloads.into_iter().map(|payload| self.own_event(Subject::Engine, payload)).collect::<Vec<_>>();
         if !events.is_empty() {
             self.append_own(events, Vec::new(), ctx);
         }
@@ -58,14 +61,21 @@ impl Partition {
     /// Takes up a recovery of the engine: the scheduler is at it already, so only its outcome is awaited.
     pub(super) fn mend_engine(&mut self, plan: &Recovery, planned_at: Timestamp) -> Vec<Payload> {
         if plan.action != RecoveryAction::RebuildEngine {
-            return vec![self.told(plan, planned_at, RecoveryPhase::Abandoned, "only a rebuild helps an engine")];
+            return vec![self.told(
+                plan,
+                planned_at,
+                RecoveryPhase::Abandoned,
+                "only a rebuild helps an engine",
+            )];
         }
-        let started = self.told(plan, planned_at, RecoveryPhase::Started, "the scheduler rebuilds the engine");
+        let started =
+            self.told(plan, planned_at, RecoveryPhase::Started, "the scheduler rebuilds the engine");
         if self.engine.is_away {
             self.engine.waiting.push((plan.clone(), planned_at));
             return vec![started];
         }
-        let completed = self.told(plan, planned_at, RecoveryPhase::Completed, "the engine was rebuilt before");
+        let completed =
+            self.told(plan, planned_at, RecoveryPhase::Completed, "the engine was rebuilt before");
         vec![started, completed]
     }
 

@@ -91,7 +91,8 @@ impl Gates {
                 BTreeMap::new()
             }
         };
-        let gates = lasting.into_iter().map(|(tool, lasting)| (tool, Gate { lasting, held: VecDeque::new() }));
+        let gates =
+            lasting.into_iter().map(|(tool, lasting)| (tool, Gate { lasting, held: VecDeque::new() }));
         Self { gates: gates.collect() }
     }
 
@@ -123,7 +124,12 @@ impl Gates {
 
 impl Partition {
     /// Closes the gate of `tool` because a recovery says so. Returns the events that tell it.
-    pub(super) fn open_gate(&mut self, tool: &ToolName, plan: &Recovery, planned_at: Timestamp) -> Vec<Event> {
+    pub(super) fn open_gate(
+        &mut self,
+        tool: &ToolName,
+        plan: &Recovery,
+        planned_at: Timestamp,
+    ) -> Vec<Event> {
         let now = self.node.clock.now();
         let parameter = |name: &str, default| {
             plan.parameters.get(name).and_then(serde_json::Value::as_u64).unwrap_or(default)
@@ -136,7 +142,11 @@ impl Partition {
         let replaced = gate.lasting.cause.replace(Cause { plan: plan.clone(), planned_at });
         gate.lasting.breaker.open(now, open_ms, half_open_ms);
         if let Some(before) = replaced.filter(|before| before.plan.recovery != plan.recovery) {
-            events.push(self.gate_event(&before, RecoveryPhase::Failed, "another recovery opened the breaker"));
+            events.push(self.gate_event(
+                &before,
+                RecoveryPhase::Failed,
+                "another recovery opened the breaker",
+            ));
         }
         let cause = Cause { plan: plan.clone(), planned_at };
         events.push(self.gate_event(&cause, RecoveryPhase::Started, "the breaker is open"));
@@ -152,7 +162,11 @@ impl Partition {
         if transition == Transition::Closed {
             info!(tool = %report.tool, "breaker closed");
             if let Some(cause) = gate.lasting.cause.take() {
-                events.push(self.gate_event(&cause, RecoveryPhase::Completed, "a try succeeded, the breaker is closed"));
+                events.push(self.gate_event(
+                    &cause,
+                    RecoveryPhase::Completed,
+                    "a try succeeded, the breaker is closed",
+                ));
             }
         }
         let events = self.gates_changed(events);

@@ -149,7 +149,10 @@ impl Partition {
         let Some(index) = index else {
             let kinds: Vec<&str> = self.node.config.kinds.keys().map(AsRef::as_ref).collect();
             let wanted = wanted.map_or_else(String::new, |kind| format!(" {kind:?}"));
-            return Route::Refused(format!("there is no kind of agent{wanted}; there are {}", kinds.join(", ")));
+            return Route::Refused(format!(
+                "there is no kind of agent{wanted}; there are {}",
+                kinds.join(", ")
+            ));
         };
         let Some((number, load)) = index.least_loaded() else {
             return Route::Refused(format!("there is no agent of kind {}", index.kind()));

@@ -75,7 +75,8 @@ impl Partition {
     }
 
     fn tell_shared(&mut self, plan: &Recovery, payloads: Vec<Payload>, offset: u64, ctx: &mut Context<Self>) {
-        let events = payloads.into_iter().map(|payload| self.own_event(plan.agent.clone(), payload)).collect();
+        let events =
+            payloads.into_iter().map(|payload| self.own_event(plan.agent.clone(), payload)).collect();
         let position = self.recoveries.settle(offset);
         self.append_own(events, vec![position], ctx);
     }

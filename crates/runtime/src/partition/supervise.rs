@@ -20,13 +20,13 @@ impl Handler<AgentDied> for Partition {
 
     fn handle(&mut self, died: AgentDied, ctx: &mut Context<Self>) {
         let now = self.node.clock.now();
-        let Some(slot) = self.slots.get_mut(&died.agent).filter(|slot| slot.generation == died.generation) else {
+        let Some(slot) = self.slots.get_mut(&died.agent).filter(|slot| slot.generation == died.generation)
+        else {
             return;
         };
         slot.addr = None;
-        let window = TimeDelta::milliseconds(
-            i64::try_from(self.node.config.restart_window_ms).unwrap_or(i64::MAX),
-        );
+        let window =
+            TimeDelta::milliseconds(i64::try_from(self.node.config.restart_window_ms).unwrap_or(i64::MAX));
         slot.deaths.push_back(now);
         while slot.deaths.front().is_some_and(|death| now.signed_duration_since(*death) > window) {
             slot.deaths.pop_front();
@@ -97,8 +97,7 @@ impl Partition {
 
     fn quarantine(&mut self, agent: &AgentId, reason: String) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
-        let is_asked =
-            slot.control.iter().any(|item| matches!(item.command, Command::Quarantine { .. }));
+        let is_asked = slot.control.iter().any(|item| matches!(item.command, Command::Quarantine { .. }));
         if !is_asked {
             slot.control.push_front(Item::of(Command::Quarantine { reason }));
         }

@@ -17,7 +17,7 @@ use crate::tool::ToolOutput;
 const ERROR_BODY_BYTES_MAX: usize = 300;
 
 /// The longest that a service may ask to be left alone; a longer wish is cut to it.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// When a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,5 +108,8 @@ pub(super) fn transport_error(error: &Error, safety: ToolSafety, moment: Moment)
 }
 
 fn outcome_unknown(message: &str) -> ToolError {
-    ToolError::fatal("outcome_unknown", format!("{message}; whether it acted is unknown, so it is not asked again"))
+    ToolError::fatal(
+        "outcome_unknown",
+        format!("{message}; whether it acted is unknown, so it is not asked again"),
+    )
 }

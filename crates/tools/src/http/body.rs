@@ -29,7 +29,8 @@ impl BodyTemplate {
             }
             Value::Array(items) => {
                 let items = items.iter().enumerate();
-                let items = items.map(|(index, item)| Self::parse(item, &format!("{path}[{index}]"), bindings, error));
+                let items = items
+                    .map(|(index, item)| Self::parse(item, &format!("{path}[{index}]"), bindings, error));
                 items.collect::<Result<_, _>>().map(Self::Array)
             }
             Value::Object(members) => {

@@ -50,7 +50,9 @@ impl HttpTool {
         let section = &declaration.section;
         let bindings = &declaration.bindings;
         let safety = declaration.safety.ok_or_else(|| LoadError {
-            hint: Some("read_only changes nothing, keyed honours Idempotency-Key, unkeyed is all else".to_owned()),
+            hint: Some(
+                "read_only changes nothing, keyed honours Idempotency-Key, unkeyed is all else".to_owned(),
+            ),
             ..section.error("safety", "is missing: only you know what the service does with a repeat")
         })?;
         let verb = section.optional_choice("method", &VERBS)?;
@@ -85,7 +87,7 @@ impl HttpTool {
             post_condition: post_condition.transpose()?,
             timeout: declaration.timeout,
             output_bytes_max: declaration.output_bytes_max,
-            output_schema: declaration.output_schema.clone(),
+            output_schema: declaration.output_schema,
         })
     }
 }
@@ -107,7 +109,8 @@ fn read_url(section: &Section, bindings: &Bindings) -> Result<Template, LoadErro
     let text = section.text("url")?;
     let error = |problem: String, hint| LoadError { hint, ..section.error("url", problem) };
     let template = Template::parse(text, bindings, error)?;
-    let uri: Uri = template.head().parse().map_err(|problem| error(format!("is no address: {problem}"), None))?;
+    let uri: Uri =
+        template.head().parse().map_err(|problem| error(format!("is no address: {problem}"), None))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
         return Err(error("must begin with http:// or https:// and a host".to_owned(), None));
     }
@@ -124,7 +127,8 @@ fn read_headers(section: &Section, context: &LoadContext<'_>) -> Result<HeaderMa
     for (key, text) in section.texts()? {
         let name: HeaderName = key.parse().map_err(|_| section.error(key, "is no name of a header"))?;
         let (text, is_secret) = with_secrets(text, section, key, context)?;
-        let mut value: HeaderValue = text.parse().map_err(|_| section.error(key, "is no value of a header"))?;
+        let mut value: HeaderValue =
+            text.parse().map_err(|_| section.error(key, "is no value of a header"))?;
         value.set_sensitive(is_secret);
         headers.insert(name, value);
     }

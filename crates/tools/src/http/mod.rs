@@ -42,7 +42,10 @@ pub struct HttpTool {
 
 impl std::fmt::Debug for HttpTool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HttpTool").field("spec", &self.spec).field("method", &self.method).finish_non_exhaustive()
+        f.debug_struct("HttpTool")
+            .field("spec", &self.spec)
+            .field("method", &self.method)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,10 +102,10 @@ impl HttpTool {
             .parse()
             .map_err(|error| ToolError::fatal("bad_url", format!("the tool's address is none: {error}")))?;
         request.headers_mut().clone_from(&self.headers);
-        if self.spec.safety == ToolSafety::Keyed && *method == self.method {
-            if let Ok(key) = HeaderValue::from_str(&call.effect.to_string()) {
-                request.headers_mut().insert(IDEMPOTENCY_KEY, key);
-            }
+        if self.spec.safety == ToolSafety::Keyed
+            && let Ok(key) = HeaderValue::from_str(&call.effect.to_string())
+        {
+            request.headers_mut().insert(IDEMPOTENCY_KEY, key);
         }
         let result = match body {
             Some(text) => self.run(request.map(|()| text), left),
@@ -122,7 +125,10 @@ fn render_url(url: &Template, call: &ToolCall) -> Result<String, ToolError> {
     for source in url.sources() {
         let value = crate::binding::plain_text(&source.value(call)?);
         if value == "." || value == ".." {
-            return Err(ToolError::recoverable("invalid_arguments", format!("`{value}` cannot stand in an address")));
+            return Err(ToolError::recoverable(
+                "invalid_arguments",
+                format!("`{value}` cannot stand in an address"),
+            ));
         }
     }
     url.render(call, percent_encode)

@@ -39,7 +39,8 @@ pub(super) fn open(folder: &Path, name: &str) -> Result<SharedConnection, String
 
 /// Creates what writes need.
 pub(super) fn prepare_for_writes(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch("CREATE TABLE IF NOT EXISTS kintsugi_effects (effect TEXT PRIMARY KEY, outcome TEXT)")
+    connection
+        .execute_batch("CREATE TABLE IF NOT EXISTS kintsugi_effects (effect TEXT PRIMARY KEY, outcome TEXT)")
 }
 
 /// Room for the prepared statements of all tools on this connection.

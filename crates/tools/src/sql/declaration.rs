@@ -65,7 +65,8 @@ impl SqlTool {
             Statement::check(&connection, write, Access::Write, bindings)
         });
         let writes = writes.collect::<Result<_, _>>()?;
-        let result = section.optional_section("result")?.ok_or_else(|| section.error("result", "is missing"))?;
+        let result =
+            section.optional_section("result")?.ok_or_else(|| section.error("result", "is missing"))?;
         let answer = read_answer(&connection, &result, bindings)?;
         drop(connection);
 

@@ -17,7 +17,6 @@ use serde_json::Value;
 
 use crate::binding::Template;
 use crate::error::ToolError;
-use crate::limit::bounded;
 use crate::load::SharedConnection;
 use crate::tool::{Tool, ToolCall, ToolOutput};
 use connection::{interrupt_at, interrupt_never, tool_error};
@@ -125,7 +124,8 @@ impl SqlTool {
     fn write(&self, connection: &mut Connection, call: &ToolCall) -> Result<ToolOutput, Failure> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some(outcome) = recorded(&transaction, call.effect)? {
-            return Ok(bounded(&outcome, self.output_bytes_max));
+            // It was kept within the limit, but for the mark that says so, when it was recorded.
+            return Ok(ToolOutput { truncated: outcome.len() > self.output_bytes_max, text: outcome });
         }
         self.check_guards(&transaction, call)?;
         let effect = call.effect.to_string();

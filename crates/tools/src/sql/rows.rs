@@ -71,7 +71,9 @@ fn object(row: &Row<'_>, columns: &[String], bytes_max: usize) -> Result<Value, 
                 Value::String(String::from_utf8_lossy(kept).into_owned())
             }
             ValueRef::Blob(_) => {
-                return Err(ToolError::fatal("blob", format!("column `{column}` holds bytes, not text")).into());
+                return Err(
+                    ToolError::fatal("blob", format!("column `{column}` holds bytes, not text")).into()
+                );
             }
         };
         members.insert(column.clone(), value);

@@ -34,7 +34,8 @@ impl Statement {
     ) -> Result<Self, LoadError> {
         let key = "sql";
         let sql = section.text(key)?;
-        let prepared = connection.prepare(sql).map_err(|error| section.error(key, format!("is refused: {error}")))?;
+        let prepared =
+            connection.prepare(sql).map_err(|error| section.error(key, format!("is refused: {error}")))?;
         if access == Access::Read && !prepared.readonly() {
             return Err(section.error(key, "changes the database; only [[write]] may"));
         }

@@ -116,7 +116,12 @@ impl Desk {
     }
 
     /// Calls a tool under a fresh effect id, as an agent does.
-    pub fn call(&mut self, tool: &ToolName, args: Value, input: Map<String, Value>) -> Result<String, ToolError> {
+    pub fn call(
+        &mut self,
+        tool: &ToolName,
+        args: Value,
+        input: Map<String, Value>,
+    ) -> Result<String, ToolError> {
         let call = ToolCall::new(EffectId::new(&mut self.ids), args, input);
         self.registry.call(tool, &call).map(|output| output.text)
     }

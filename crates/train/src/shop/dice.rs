@@ -20,7 +20,7 @@ impl Dice {
     /// A number below `bound`; 0 where `bound` is 0. The bias of the reduction is below 2^-40 for bounds that fit
     /// this shop.
     pub fn below(&mut self, bound: usize) -> usize {
-        let wide = u128::from(self.rng.next_u64()) * (bound as u128) >> 64;
+        let wide = (u128::from(self.rng.next_u64()) * (bound as u128)) >> 64;
         usize::try_from(wide).unwrap_or_default()
     }
 
@@ -32,7 +32,7 @@ impl Dice {
 
     /// True once in `1 / share` draws.
     pub fn chance(&mut self, share: f64) -> bool {
-        (self.rng.next_u32() as f64) < share * f64::from(u32::MAX)
+        f64::from(self.rng.next_u32()) < share * f64::from(u32::MAX)
     }
 
     /// One of `items`; the default where there are none.

@@ -17,9 +17,17 @@ pub fn write_store(connection: &mut Connection, world: &World) -> Result<()> {
         let mut insert = transaction.prepare("INSERT INTO customers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         for customer in &world.customers {
             let (first, last) = (customer.first, customer.last);
-            insert.execute(params![customer.id, first, last, customer.email, customer.city, customer.phone])?;
+            insert.execute(params![
+                customer.id,
+                first,
+                last,
+                customer.email,
+                customer.city,
+                customer.phone
+            ])?;
         }
-        let mut insert = transaction.prepare("INSERT INTO orders VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
+        let mut insert =
+            transaction.prepare("INSERT INTO orders VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
         let mut insert_shipment = transaction.prepare("INSERT INTO shipments VALUES (?1, ?2, ?3, ?4)")?;
         let mut insert_refund = transaction.prepare("INSERT INTO refunds VALUES (?1, ?2, ?3, ?4)")?;
         let text = |day: Option<chrono::NaiveDate>| day.map(|day| day.to_string());
@@ -59,7 +67,8 @@ pub fn write_store(connection: &mut Connection, world: &World) -> Result<()> {
 /// same, whichever version of SQLite wrote them.
 pub fn dump(connection: &Connection) -> Result<String> {
     let mut text = String::new();
-    let mut tables = connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
+    let mut tables =
+        connection.prepare("SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
     let tables = tables.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let tables: Vec<(String, String)> = tables.collect::<rusqlite::Result<_>>()?;
     for (table, sql) in tables {

@@ -90,7 +90,11 @@ impl Intent {
     pub const fn needs_order(self) -> bool {
         !matches!(
             self,
-            Self::PasswordReset | Self::ProductQuestion | Self::Complaint | Self::Other | Self::ReturnQuestion
+            Self::PasswordReset
+                | Self::ProductQuestion
+                | Self::Complaint
+                | Self::Other
+                | Self::ReturnQuestion
         )
     }
 }
@@ -163,8 +167,8 @@ impl Bank {
             let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
             let mut of_intent = Vec::new();
             for (number, line) in (1..).zip(text.lines()) {
-                let line: Line =
-                    serde_json::from_str(line).with_context(|| format!("read {}:{number}", path.display()))?;
+                let line: Line = serde_json::from_str(line)
+                    .with_context(|| format!("read {}:{number}", path.display()))?;
                 if line.text.contains("{order}") && !intent.needs_order() {
                     bail!("{}:{number}: {intent} takes no order number", path.display());
                 }
@@ -201,9 +205,9 @@ fn split(mut stratum: Vec<Entry>) -> impl Iterator<Item = (Split, Entry)> {
 
 /// FNV-1a, 64 bit, finished with the mixer of `SplitMix64`: ids that differ in a digit only still scatter.
 fn hash(text: &str) -> u64 {
-    let fnv = text
-        .bytes()
-        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+    let fnv = text.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    });
     let mixed = (fnv ^ (fnv >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)
@@ -251,7 +255,8 @@ mod tests {
     #[test]
     fn no_ticket_of_one_split_nearly_repeats_one_of_another() {
         let bank = Bank::shipped().unwrap();
-        let grams: Vec<_> = bank.entries.iter().map(|(split, entry)| (split, entry, trigrams(&entry.text))).collect();
+        let grams: Vec<_> =
+            bank.entries.iter().map(|(split, entry)| (split, entry, trigrams(&entry.text))).collect();
         let mut too_alike = Vec::new();
         for (place, (split, entry, of_entry)) in grams.iter().enumerate() {
             for (other_split, other, of_other) in grams.iter().skip(place + 1) {

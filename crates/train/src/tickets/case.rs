@@ -5,7 +5,7 @@ use crate::shop::{Customer, Dice, Order, State, World};
 use super::bank::{Entry, Intent};
 
 /// What the agent will find.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Case {
     /// An order is needed and the ticket names none.
     NoNumber,
@@ -20,13 +20,8 @@ pub enum Case {
     /// The writer has no account.
     NoAccount,
     /// Nothing in the shop matters.
+    #[default]
     Plain,
-}
-
-impl Default for Case {
-    fn default() -> Self {
-        Self::Plain
-    }
 }
 
 impl Case {
@@ -55,7 +50,9 @@ impl Case {
         // Per cent of: processing, shipped, delivered lately, delivered long ago, refunded, cancelled; the rest is
         // half unknown, half foreign.
         let shares = match entry.intent {
-            Intent::PasswordReset => return dice.pick_weighted(&[(Self::Account, 85), (Self::NoAccount, 15)]),
+            Intent::PasswordReset => {
+                return dice.pick_weighted(&[(Self::Account, 85), (Self::NoAccount, 15)]);
+            }
             intent if !intent.needs_order() => return Self::Plain,
             _ if !entry.names_order() => return Self::NoNumber,
             Intent::OrderStatus => [22, 48, 9, 3, 3, 5],
@@ -105,7 +102,9 @@ impl Pools {
             let of_state = |(place, order): (usize, &Order)| (order.state == state).then_some(place);
             world.orders.iter().enumerate().filter_map(of_state).collect::<Vec<usize>>()
         });
-        by_state.iter_mut().for_each(|pool| dice.shuffle(pool));
+        for pool in &mut by_state {
+            dice.shuffle(pool);
+        }
         Self { by_state }
     }
 

@@ -54,5 +54,10 @@ pub fn write_example(folder: &Path, world: &World, goals: &[ExampleGoal]) -> Res
 
 /// The goals as JSON lines.
 pub fn goal_lines(goals: &[ExampleGoal]) -> String {
-    goals.iter().map(|goal| format!("{}\n", goal.line())).collect()
+    let mut lines = String::new();
+    for goal in goals {
+        lines.push_str(&goal.line().to_string());
+        lines.push('\n');
+    }
+    lines
 }

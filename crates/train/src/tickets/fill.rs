@@ -13,7 +13,17 @@ const TYPO: f64 = 0.10;
 const OTHER_NUMBER_FORM: f64 = 0.30;
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 

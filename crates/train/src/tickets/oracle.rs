@@ -103,7 +103,11 @@ fn password_reset(known: &Knowledge) -> Move {
     } else if known.not_found() {
         Move::Finish(Scene::NoAccount)
     } else {
-        Move::Call("send_password_reset", json!({ "customer": known.facts.get("customer") }), Scene::SendReset)
+        Move::Call(
+            "send_password_reset",
+            json!({ "customer": known.facts.get("customer") }),
+            Scene::SendReset,
+        )
     }
 }
 

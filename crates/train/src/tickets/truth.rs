@@ -16,7 +16,9 @@ pub fn truth(ticket: &Ticket) -> Value {
     let mut excludes: Vec<Value> = Vec::new();
     let intent = ticket.entry.intent;
     match (intent, ticket.case) {
-        (_, Case::NoNumber) => contains.push(json!(["order number", "number of your order", "number of the order"])),
+        (_, Case::NoNumber) => {
+            contains.push(json!(["order number", "number of your order", "number of the order"]));
+        }
         (_, Case::Unknown | Case::Foreign) => {
             contains.push(json!(["find", "found", "no order", "not exist", "not under this account"]));
         }
@@ -24,13 +26,13 @@ pub fn truth(ticket: &Ticket) -> Value {
             tools.push(json!({"tool": "send_password_reset", "args": {"customer": ticket.writer.id}}));
             contains.push(json!(["link", "reset"]));
         }
-        (Intent::PasswordReset, _) => contains.push(json!(["no account", "not find", "not found"])),
+        (Intent::PasswordReset, _) => contains.push(json!(["no account", "find an account", "find any account"])),
         (Intent::ProductQuestion | Intent::Complaint, _) => {
             tools.push(json!({"tool": "escalate", "args": {"reason": reason(intent)}}));
             contains.push(json!(["colleague", "ticket"]));
         }
         (Intent::Other, _) => contains.push(json!(["thank", "sorry", "help", "shop"])),
-        (Intent::ReturnQuestion, _) => contains.push(json!("30 days")),
+        (Intent::ReturnQuestion, _) => contains.extend([json!("30 days"), json!(["return", "label", "free"])]),
         (Intent::OrderStatus, Case::Own(state)) => contains.extend(status(ticket, state)),
         (Intent::CancelOrder | Intent::ChangeAddress, Case::Own(state)) if state != State::Processing => {
             contains.push(match state {
@@ -49,7 +51,13 @@ pub fn truth(ticket: &Ticket) -> Value {
                 State::DeliveredLongAgo => json!(["30 days", "too late", "too long ago"]),
                 State::Refunded => json!(["already", "was refunded"]),
                 State::Cancelled => json!(["cancelled", "canceled"]),
-                _ => json!(["processing", "on its way", "not delivered", "once it is delivered", "not been delivered"]),
+                _ => json!([
+                    "processing",
+                    "on its way",
+                    "not delivered",
+                    "once it is delivered",
+                    "not been delivered"
+                ]),
             });
             if state != State::Refunded {
                 excludes = vec![json!("have refunded"), json!("is refunded:")];
@@ -89,7 +97,17 @@ fn status(ticket: &Ticket, state: State) -> Option<Value> {
 /// Any of the ways to write a day.
 fn day(day: Option<NaiveDate>) -> Option<Value> {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ];
     let day = day?;

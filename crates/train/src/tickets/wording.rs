@@ -82,7 +82,9 @@ fn render(template: &str, facts: &Map<String, Value>) -> String {
 
 fn thoughts(scene: Scene) -> &'static [&'static str] {
     match scene {
-        Scene::LookUpOrder => &["About {topic}: look up order {order}.", "It is about {topic}: check order {order}."],
+        Scene::LookUpOrder => {
+            &["About {topic}: look up order {order}.", "It is about {topic}: check order {order}."]
+        }
         Scene::Track => &["Order {order} is shipped: track its parcel."],
         Scene::Escalate => &["Order {order} is {state}: escalate as {reason}."],
         Scene::PassOn => &["About {topic}, no order needed: escalate it."],
@@ -201,7 +203,9 @@ fn too_late_to_redirect(state: &str) -> &'static [&'static str] {
             "Order {order} was shipped on {shipped}, so it is too late to change the address.",
             "It is too late to change the address: order {order} was shipped on {shipped}.",
         ],
-        "delivered" => &["Order {order} was delivered on {delivered}, so it is too late to change the address."],
+        "delivered" => {
+            &["Order {order} was delivered on {delivered}, so it is too late to change the address."]
+        }
         "refunded" => &["Order {order} was refunded on {refunded}, so it is too late to change the address."],
         _ => &["Order {order} was cancelled on {cancelled}, so there is no address to change."],
     }
