@@ -29,7 +29,7 @@ const PARTITIONS: u64 = 16;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
-    let events = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(EVENTS);
+    let events = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(EVENTS);
     let batches = (events / ROUNDS / BATCH).max(1);
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let appends = appends()?;

@@ -46,6 +46,8 @@ impl fmt::Display for FrameId {
 }
 
 /// How far a consumer has come in one partition.
+///
+/// What it has not read yet is not deleted. A consumer that is gone for good stores [`u64::MAX`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// The consumer's name.

@@ -1,8 +1,8 @@
 //! One process at a time writes a log.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
+use std::path::Path;
 
 use crate::error::LogError;
 
@@ -53,19 +53,22 @@ impl Drop for DirectoryLock {
     }
 }
 
-/// The name under which a directory's creation is made durable.
+/// Makes what was created, renamed and deleted in a directory durable.
 pub(super) fn sync_directory(path: &Path) -> Result<(), LogError> {
     File::open(path).and_then(|directory| directory.sync_all()).map_err(LogError::io("sync directory", path))
 }
 
-/// Creates `path` and makes its entry in the parent durable.
+/// Creates `path` with its parents, and makes the entry of each one durable that was not there.
 pub(super) fn create_directory(path: &Path) -> Result<(), LogError> {
     if path.is_dir() {
         return Ok(());
     }
-    std::fs::create_dir_all(path).map_err(LogError::io("create directory", path))?;
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
-        _ => sync_directory(&PathBuf::from(".")),
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_directory(parent)?;
+    match std::fs::create_dir(path) {
+        // Somebody else was faster; whether it may be used shows itself next.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(LogError::io("create directory", path)(error)),
+        Ok(()) => sync_directory(parent),
     }
 }

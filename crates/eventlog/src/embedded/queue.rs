@@ -7,7 +7,10 @@ use super::codec::{RECORD_OVERHEAD_BYTES, encode_record};
 use super::reader::locked;
 use crate::error::LogError;
 use crate::log::{Append, OnCommit, Position};
-use crate::record::TopicPartition;
+use crate::record::{NewRecord, TopicPartition};
+
+/// The most that a position takes beside its consumer's name.
+const POSITION_OVERHEAD_BYTES: usize = 20;
 
 /// An append as the writer needs it.
 #[derive(Debug)]
@@ -37,8 +40,17 @@ impl EncodedAppend {
                 return Err(LogError::TooLarge { bytes: bytes.len().max(expected), bytes_max });
             }
         }
-        let places = append.records.iter().map(crate::record::NewRecord::topic_partition).collect();
-        Ok(Self { bytes, places, positions: append.positions.clone() })
+        let places = append.records.iter().map(NewRecord::topic_partition).collect();
+        let encoded = Self { bytes, places, positions: append.positions.clone() };
+        let bytes = encoded.size();
+        if bytes > bytes_max { Err(LogError::TooLarge { bytes, bytes_max }) } else { Ok(encoded) }
+    }
+
+    /// About what it adds to a frame, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let positions =
+            self.positions.iter().map(|position| position.consumer.len() + POSITION_OVERHEAD_BYTES);
+        self.bytes.len() + positions.sum::<usize>()
     }
 
     /// Whether it only waits for what is before it.
@@ -94,7 +106,7 @@ impl Queue {
             return Err(LogError::Closed);
         }
         let (appends, bytes) = (state.waiting.len(), state.bytes);
-        let new_bytes = waiting.encoded.bytes.len();
+        let new_bytes = waiting.encoded.size();
         // An append that is larger than the whole queue is taken when it is alone.
         if appends >= self.limits.appends || (appends > 0 && bytes + new_bytes > self.limits.bytes) {
             return Err(LogError::Full { appends, bytes });
@@ -115,13 +127,13 @@ impl Queue {
         let (mut records, mut bytes) = (0, 0);
         while let Some(next) = state.waiting.front() {
             records += next.encoded.places.len();
-            bytes += next.encoded.bytes.len();
+            bytes += next.encoded.size();
             let is_full = records > self.limits.group_records || bytes > self.limits.group_bytes;
             if is_full && !group.is_empty() {
                 break;
             }
             let Some(next) = state.waiting.pop_front() else { break };
-            state.bytes -= next.encoded.bytes.len();
+            state.bytes -= next.encoded.size();
             group.push(next);
         }
         !group.is_empty()

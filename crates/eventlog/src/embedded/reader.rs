@@ -44,7 +44,8 @@ struct Source {
 
 /// One segment on the way of a replay.
 struct Leg {
-    file: Arc<File>,
+    /// Missing for a sealed segment, which is opened when its turn comes.
+    file: Option<Arc<File>>,
     path: Arc<Path>,
     salt: u32,
     at: u64,
@@ -209,12 +210,7 @@ impl View {
                 return Ok(Some(found));
             }
         }
-        let file = match File::open(&sealed.path) {
-            Ok(file) => file,
-            // Retention was faster.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(LogError::io("open", &sealed.path)(error)),
-        };
+        let Some(file) = open_if_kept(&sealed.path)? else { return Ok(None) };
         let index = match index::read(&segment::index_path(&sealed.path)) {
             Some(index) => index,
             None => rebuild_index(sealed, &file)?,
@@ -235,8 +231,11 @@ impl View {
         let mut bodies = BodyReader::default();
         let mut next = from.0;
         for leg in legs {
+            let Some(file) = leg.open()? else {
+                return Err(LogError::Trimmed { oldest: self.catalog().start_lsn().max(next + 1) });
+            };
             let mut scanner =
-                FrameScanner::new((&leg.file, &leg.path), leg.salt, leg.at, leg.limit, leg.first_batch);
+                FrameScanner::new((&file, &leg.path), leg.salt, leg.at, leg.limit, leg.first_batch);
             loop {
                 let (at, header, payload) = match scanner.next()? {
                     Scanned::Frame { at, header, payload } => (at, header, payload),
@@ -278,7 +277,7 @@ impl View {
                     .frame_at_lsn(from.0)
                     .unwrap_or((0, FrameEntry { at: FIRST_FRAME_AT, bytes: 0, first_lsn: 0 }));
                 Leg {
-                    file: Arc::clone(&active.file),
+                    file: Some(Arc::clone(&active.file)),
                     path: Arc::clone(&active.path),
                     salt: active.header.salt,
                     at: begin.1.at,
@@ -291,16 +290,12 @@ impl View {
         let mut legs = Vec::with_capacity(sealed.len() + 1);
         for sealed in sealed {
             let summary = &sealed.summary;
-            let Some(open) = self.open(&sealed)? else {
-                return Err(LogError::Trimmed { oldest: self.catalog().start_lsn().max(summary.next_lsn) });
-            };
-            let (skipped, at) = open
-                .index
-                .frame_at_lsn(from.0)
-                .filter(|_| summary.first_lsn < from.0)
-                .map_or((0, FIRST_FRAME_AT), |(place, frame)| (place, frame.at));
+            // Only the first one can be entered in its middle.
+            let begin = if summary.first_lsn < from.0 { self.open(&sealed)? } else { None };
+            let begin = begin.and_then(|open| open.index.frame_at_lsn(from.0));
+            let (skipped, at) = begin.map_or((0, FIRST_FRAME_AT), |(place, frame)| (place, frame.at));
             legs.push(Leg {
-                file: Arc::clone(&open.file),
+                file: None,
                 path: Arc::clone(&sealed.path),
                 salt: summary.salt,
                 at,
@@ -315,6 +310,24 @@ impl View {
 
 fn trimmed_below(oldest: u64, wanted: u64) -> Result<(), LogError> {
     if wanted < oldest { Err(LogError::Trimmed { oldest }) } else { Ok(()) }
+}
+
+impl Leg {
+    fn open(&self) -> Result<Option<Arc<File>>, LogError> {
+        match &self.file {
+            Some(file) => Ok(Some(Arc::clone(file))),
+            None => open_if_kept(&self.path).map(|file| file.map(Arc::new)),
+        }
+    }
+}
+
+/// `None` where retention was faster.
+fn open_if_kept(path: &Path) -> Result<Option<File>, LogError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LogError::io("open", path)(error)),
+    }
 }
 
 fn rebuild_index(sealed: &Sealed, file: &File) -> Result<SegmentIndex, LogError> {

@@ -1,6 +1,7 @@
 //! Reads every byte of a log and names every damaged place.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -56,8 +57,13 @@ pub fn verify(directory: impl AsRef<Path>) -> Result<Verification, LogError> {
     for (place, first_batch) in listing.segments.iter().enumerate() {
         let is_last = place + 1 == listing.segments.len();
         let path = segment::segment_path(directory, *first_batch);
-        expected = Some(verify_segment(&mut verification, &path, expected, is_last)?);
-        verification.segments += 1;
+        expected = match verify_segment(&mut verification, &path, expected, is_last) {
+            Ok(next) => Some(next),
+            // Retention deleted it, and with it all before, since they were listed.
+            Err(LogError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => None,
+            Err(other) => return Err(other),
+        };
+        verification.segments += usize::from(expected.is_some());
     }
     Ok(verification)
 }

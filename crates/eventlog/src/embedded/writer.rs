@@ -118,7 +118,7 @@ impl Writer {
             };
             return Ok(vec![nothing; group.len()]);
         }
-        let group_bytes: usize = group.iter().map(|waiting| waiting.encoded.bytes.len()).sum();
+        let group_bytes: usize = group.iter().map(|waiting| waiting.encoded.size()).sum();
         let end = self.at + HEADER_BYTES_U64 + group_bytes as u64;
         if self.at > FIRST_FRAME_AT && end > self.options.segment_bytes.bytes() {
             self.roll()?;

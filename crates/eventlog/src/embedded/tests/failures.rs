@@ -4,8 +4,11 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
+use proptest::prelude::*;
+
 use super::support::{
-    AGENTS, GOALS, append, contents, files, folder, open, options, read_at, record, try_open, write_at,
+    AGENTS, GOALS, TINY, append, contents, files, folder, open, options, read_at, record, stored, try_open,
+    write_at,
 };
 use crate::embedded::{Boundary, EmbeddedLog, Options, Probe};
 use crate::error::LogError;
@@ -206,10 +209,9 @@ fn a_place_that_cannot_be_written_is_named() {
     let directory = folder();
     let file = directory.path().join("file");
     std::fs::write(&file, "no directory").expect("a file");
-    let below = file.join("log");
-    let Err(error) = try_open(&below, options()) else { panic!("opened below a file") };
-    assert!(matches!(&error, LogError::Io { path, .. } if *path == below), "{error}");
-    assert!(error.to_string().contains(&below.display().to_string()) && !error.is_retryable());
+    let Err(error) = try_open(&file.join("log"), options()) else { panic!("opened below a file") };
+    assert!(matches!(&error, LogError::Io { path, .. } if *path == file), "{error}");
+    assert!(error.to_string().contains(&file.display().to_string()) && !error.is_retryable());
 }
 
 #[test]
@@ -242,4 +244,76 @@ fn the_last_handle_may_be_dropped_by_an_appender() {
     .expect("room in the queue");
     drop(log);
     assert_eq!(outcome.recv(), Ok(true));
+}
+
+#[test]
+fn an_append_of_too_many_positions_is_refused() {
+    let directory = folder();
+    let append_bytes_max = kintsugi_types::ByteCount(1000);
+    let log = try_open(directory.path(), Options { append_bytes_max, ..options() }).expect("the log opens");
+    let positions = (0..50).map(|number| stored(&format!("consumer {number}"), GOALS, number)).collect();
+    let refused = log.append_wait(&Append { records: vec![], positions });
+    assert!(matches!(refused, Err(LogError::TooLarge { bytes_max: 1000, .. })), "{refused:?}");
+    append(&log, 0);
+}
+
+#[test]
+fn a_log_is_begun_in_a_directory_whose_parents_are_missing() {
+    let directory = folder();
+    let below = directory.path().join("a").join("b").join("log");
+    append(&open(&below), 0);
+    assert_eq!(open(&below).end_lsn(), Lsn(2));
+}
+
+/// A life of the process: so many appends, and the device fails at the `nth` passing of a boundary.
+type Life = (Boundary, usize, u64);
+
+fn lives() -> impl Strategy<Value = Vec<Life>> {
+    let boundary = proptest::sample::select(&Boundary::ALL[..4]);
+    proptest::collection::vec((boundary, 1usize..8, 0u64..8), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn whatever_fails_whenever_what_was_acknowledged_is_there(lives in lives(), is_tiny in any::<bool>()) {
+        let directory = folder();
+        let segment_bytes = if is_tiny { TINY } else { options().segment_bytes };
+        let mut acknowledged: Vec<String> = Vec::new();
+        let mut number = 0;
+        for (boundary, nth, appends) in lives {
+            let probe = Some(failing(boundary, nth));
+            let log = try_open(directory.path(), Options { segment_bytes, probe, ..options() }).expect("opens");
+            let mut unknown = None;
+            for _ in 0..appends {
+                number += 1;
+                let text = format!("goal {number}");
+                let append = Append {
+                    records: vec![record(GOALS, &text), record(AGENTS, &text)],
+                    positions: vec![stored("dispatcher", GOALS, number)],
+                };
+                match log.append_wait(&append) {
+                    Ok(_) => acknowledged.push(text),
+                    Err(LogError::Io { .. }) => unknown = Some(text),
+                    Err(_) => {}
+                }
+            }
+            drop(log);
+            let log = open(directory.path());
+            let texts = |of| -> Vec<String> {
+                let read = log.read(of, 0, 1000, usize::MAX).expect("readable");
+                read.iter().map(|record| String::from_utf8_lossy(&record.value).into_owned()).collect()
+            };
+            let found = texts(GOALS);
+            prop_assert_eq!(&found, &texts(AGENTS));
+            if found.len() > acknowledged.len() {
+                // Written, and never told so: it may be there, and then it stays.
+                acknowledged.extend(unknown);
+            }
+            prop_assert_eq!(&found, &acknowledged);
+            let last = found.last().and_then(|text| text.strip_prefix("goal ")?.parse().ok());
+            prop_assert_eq!(log.position("dispatcher", GOALS), last);
+        }
+    }
 }
