@@ -1,5 +1,7 @@
 //! Mistakes in declarations show at load, with file, key and a hint.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};

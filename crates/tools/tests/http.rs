@@ -1,5 +1,7 @@
 //! HTTP tools against a server that misbehaves in every way that matters.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -82,7 +84,7 @@ fn serve(stream: TcpStream, act: &Act, requests: &Sender<String>, flooded: &Send
         Act::Flood => {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {FLOOD_BYTES}\r\n\r\n\"");
             let mut taken = 0;
-            let chunk = [b'x'; 64 * 1024];
+            let chunk = vec![b'x'; 64 * 1024];
             if stream.write_all(head.as_bytes()).is_ok() {
                 while taken < FLOOD_BYTES && stream.write_all(&chunk).is_ok() {
                     taken += chunk.len();

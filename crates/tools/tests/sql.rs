@@ -1,5 +1,7 @@
 //! SQL tools: what a repeat, a refusal, a crowd and a slow statement do.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

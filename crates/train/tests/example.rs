@@ -1,5 +1,7 @@
 //! The committed example: what it holds, that the generator made it, and that its rules cannot be talked around.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 

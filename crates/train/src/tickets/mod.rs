@@ -17,6 +17,8 @@ mod wording;
 pub use bank::{Bank, Entry, Intent, Split};
 pub use case::{Case, Pools, Ticket};
 pub use episodes::{Episode, EpisodeStep, Episodes, episodes, work};
-pub use example::{DATABASE_FILE, EXAMPLE_GOALS, EXAMPLE_SEED, GOALS_FILE, example, goal_lines, write_example};
+pub use example::{
+    DATABASE_FILE, EXAMPLE_GOALS, EXAMPLE_SEED, GOALS_FILE, example, goal_lines, write_example,
+};
 pub use goals::{ExampleGoal, example_goals};
 pub use truth::truth;

@@ -26,13 +26,17 @@ pub fn truth(ticket: &Ticket) -> Value {
             tools.push(json!({"tool": "send_password_reset", "args": {"customer": ticket.writer.id}}));
             contains.push(json!(["link", "reset"]));
         }
-        (Intent::PasswordReset, _) => contains.push(json!(["no account", "find an account", "find any account"])),
+        (Intent::PasswordReset, _) => {
+            contains.push(json!(["no account", "find an account", "find any account"]));
+        }
         (Intent::ProductQuestion | Intent::Complaint, _) => {
             tools.push(json!({"tool": "escalate", "args": {"reason": reason(intent)}}));
             contains.push(json!(["colleague", "ticket"]));
         }
         (Intent::Other, _) => contains.push(json!(["thank", "sorry", "help", "shop"])),
-        (Intent::ReturnQuestion, _) => contains.extend([json!("30 days"), json!(["return", "label", "free"])]),
+        (Intent::ReturnQuestion, _) => {
+            contains.extend([json!("30 days"), json!(["return", "label", "free"])]);
+        }
         (Intent::OrderStatus, Case::Own(state)) => contains.extend(status(ticket, state)),
         (Intent::CancelOrder | Intent::ChangeAddress, Case::Own(state)) if state != State::Processing => {
             contains.push(match state {
