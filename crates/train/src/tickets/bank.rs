@@ -240,6 +240,14 @@ mod tests {
         let bank = Bank::shipped().unwrap();
         let ids: HashSet<&str> = bank.entries.iter().map(|(_, entry)| entry.id.as_str()).collect();
         assert_eq!(ids.len(), bank.entries.len());
+        let slots = "order name fullname item email city date amount phone number";
+        for (_, entry) in &bank.entries {
+            let opened = entry.text.split('{').skip(1);
+            for slot in opened.map(|rest| rest.split_once('}').map_or(rest, |(slot, _)| slot)) {
+                assert!(slots.split(' ').any(|known| known == slot), "{}: {slot}", entry.id);
+            }
+            assert!(entry.text.matches("{order}").count() <= 1, "{}", entry.id);
+        }
     }
 
     /// The words of three in a row, without case and punctuation.
