@@ -73,7 +73,7 @@ impl Audit {
             },
             Payload::Agent(event) => {
                 if let Subject::Agent(agent) = subject {
-                    self.fold(agent, sequence.unwrap_or(0), &event);
+                    self.fold(&agent, sequence.unwrap_or(0), &event);
                 }
             }
             Payload::Anomaly(anomaly) => {
@@ -103,7 +103,7 @@ impl Audit {
         }
     }
 
-    fn fold(&mut self, agent: AgentId, sequence: u64, event: &AgentEvent) {
+    fn fold(&mut self, agent: &AgentId, sequence: u64, event: &AgentEvent) {
         let state = match self.agents.entry(agent.clone()) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(new) => {

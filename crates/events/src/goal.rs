@@ -116,3 +116,22 @@ pub struct GoalResult {
     /// Recoveries that the agent went through for it.
     pub seams: u32,
 }
+
+impl GoalResult {
+    /// The end of a goal that no step was taken for.
+    pub fn never_begun(goal: GoalId, agent: AgentId, reason: impl Into<String>) -> Self {
+        Self {
+            goal,
+            agent,
+            status: GoalStatus::Failed,
+            answer: None,
+            actions: Vec::new(),
+            reason: Some(reason.into()),
+            steps: 0,
+            tokens: TokenUsage::default(),
+            usd: 0.0,
+            wall_ms: 0,
+            seams: 0,
+        }
+    }
+}

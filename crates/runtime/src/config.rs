@@ -75,9 +75,12 @@ pub struct NodeConfig {
     pub effect_probe: Option<EffectProbe>,
 }
 
+/// What a [`CommandProbe`] calls.
+pub type SeeCommand = dyn Fn(&AgentId, &Command) + Send + Sync;
+
 /// Sees each command just before an agent decides on it.
 #[derive(Clone)]
-pub struct CommandProbe(pub Arc<dyn Fn(&AgentId, &Command) + Send + Sync>);
+pub struct CommandProbe(pub Arc<SeeCommand>);
 
 impl std::fmt::Debug for CommandProbe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -140,7 +140,7 @@ impl Decider<'_> {
         }
         match run.call.clone() {
             Some(open) => {
-                self.journal(AgentEvent::ActionRetried { effect: open.effect, attempt: open.attempt + 1 })
+                self.journal(AgentEvent::ActionRetried { effect: open.effect, attempt: open.attempt + 1 });
             }
             None => self.think(step),
         }

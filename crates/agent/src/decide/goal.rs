@@ -100,19 +100,7 @@ impl Decider<'_> {
 
     /// Ends a goal that was never begun.
     fn end_queued_goal(&mut self, goal: &GoalId, reason: String) {
-        let result = GoalResult {
-            goal: goal.clone(),
-            agent: self.state.agent.clone(),
-            status: GoalStatus::Failed,
-            answer: None,
-            actions: Vec::new(),
-            reason: Some(reason.clone()),
-            steps: 0,
-            tokens: TokenUsage::default(),
-            usd: 0.0,
-            wall_ms: 0,
-            seams: 0,
-        };
+        let result = GoalResult::never_begun(goal.clone(), self.state.agent.clone(), reason.clone());
         self.emit(Payload::Result(Box::new(result)));
         if let Some(event) = self.events.last_mut() {
             event.envelope.goal = Some(goal.clone());

@@ -28,6 +28,7 @@ pub(crate) fn view(place: &Where) -> Result<RunView, Failure> {
 }
 
 /// Writes a line to stdout. Whoever reads may have read enough: that ends the program without complaint.
+#[expect(clippy::exit, reason = "nobody is left to write for, and nothing is left to do")]
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),

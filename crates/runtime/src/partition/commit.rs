@@ -118,7 +118,7 @@ impl Partition {
             Err(failure) if failure.is_retryable() => {
                 slot.busy = Busy::Appending(pending);
                 if self.append_again.is_empty() {
-                    ctx.run_later(APPEND_AGAIN_AFTER, |partition, ctx| partition.append_waiting(ctx));
+                    ctx.run_later(APPEND_AGAIN_AFTER, Self::append_waiting);
                 }
                 self.append_again.push_back(agent.clone());
             }

@@ -215,10 +215,8 @@ async fn run_blocking(
     let running = tokio::task::spawn_blocking(move || tools.call(&tool, &call));
     match tokio::time::timeout(limit, running).await {
         Ok(Ok(result)) => result,
-        Ok(Err(panicked)) => Err(ToolError::fatal("panicked", format!("the tool panicked: {panicked}"))),
-        Err(_) => {
-            Err(ToolError::transient("timed_out", format!("no answer within {} ms", limit.as_millis())))
-        }
+        Ok(Err(panicked)) => Err(ToolError::fatal(PANICKED, format!("the tool panicked: {panicked}"))),
+        Err(_) => Err(ToolError::transient(TIMED_OUT, format!("no answer within {} ms", limit.as_millis()))),
     }
 }
 
@@ -239,7 +237,7 @@ fn outcome_command(
     let outcome = match result {
         Ok(output) => ActionOutcome::Answered { output: output.text.into() },
         // It may have acted before it failed: it must not be tried again as if it had not.
-        Err(error) if !safety.is_restartable() && may_have_acted(&error) => {
+        Err(error) if !safety.is_restartable() && OUTCOME_UNKNOWN.contains(&error.code.as_ref()) => {
             let happened = node.tools.post_condition(tool, effect);
             return Command::CallLost { effect, happened };
         }
@@ -248,18 +246,13 @@ fn outcome_command(
     Command::ActionDone { effect, attempt, outcome, tool_ms }
 }
 
-/// Codes of failures in which the call never reached the tool.
-const NEVER_SENT: [&str; 2] = ["unreachable", "busy"];
+/// Codes of failures after which nobody knows whether the call acted: the tool says so itself, it did not come back
+/// in time, or it panicked on the way.
+const OUTCOME_UNKNOWN: [&str; 3] = ["outcome_unknown", TIMED_OUT, PANICKED];
 
-/// The code of a failure of which the tool itself says that nobody knows what came of it.
-const OUTCOME_UNKNOWN: &str = "outcome_unknown";
+const TIMED_OUT: &str = "timed_out";
 
-/// Whether a call that failed may have acted all the same: all but those that never reached the tool, and those
-/// that it refused.
-fn may_have_acted(error: &ToolError) -> bool {
-    let is_answered = error.retry_after.is_some() || NEVER_SENT.contains(&error.code.as_ref());
-    error.code == OUTCOME_UNKNOWN || (error.tier == ErrorTier::Transient && !is_answered)
-}
+const PANICKED: &str = "panicked";
 
 fn probe(node: &NodeContext, boundary: EffectBoundary) {
     if let Some(probe) = &node.config.effect_probe {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use kintsugi_agent::Command;
 use kintsugi_eventlog::Record;
-use kintsugi_events::{DeadLetter, Event, Goal, Payload, Subject, Topic};
+use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, Subject, Topic};
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use tracing::{error, warn};
 
@@ -201,18 +201,40 @@ impl Partition {
         self.own_event(subject, Payload::DeadLetter(Box::new(letter)))
     }
 
-    /// A command that no agent will work, as an event, and its origin settled.
-    pub(super) fn settle_unworked(&mut self, item: &Item, reason: &str, ctx: &mut Context<Self>) {
-        let mut events = Vec::new();
-        let (topic, offset) = match item.origin {
-            Some(Origin::Goals(offset)) => (Topic::Goals, Some(offset)),
-            Some(Origin::Recoveries(offset)) => (Topic::Recoveries, Some(offset)),
-            None => (Topic::Agents, None),
-        };
+    /// Takes a goal off those on their way to `agent`, and remembers its id: it was answered without the agent.
+    pub(super) fn forget_accepting(&mut self, agent: &AgentId, goal: &Arc<Goal>) {
+        let node = self.node.clone();
+        let mut batch = node.store.batch();
+        self.note_accepted(agent, goal, &mut batch);
+        if let Err(failure) = batch.commit() {
+            error!(%agent, %failure, "write cache");
+        }
+        self.note_load(agent);
+    }
+
+    /// A command that no agent will work, as an event, and its origin settled. A goal that it would have begun ends
+    /// here, for every goal that was taken ends.
+    pub(super) fn settle_unworked(
+        &mut self,
+        agent: &AgentId,
+        item: &Item,
+        reason: &str,
+        ctx: &mut Context<Self>,
+    ) {
         let original = format!("{:?}", item.command);
-        let reason = format!("command {}: {reason}", item.command.name());
-        let letter = DeadLetter::new(reason, (topic, self.number, offset), original.as_bytes());
-        events.push(self.own_event(Subject::Engine, Payload::DeadLetter(Box::new(letter))));
+        // What is refused is the command, not the goal or the recovery that it came from.
+        let source = (Topic::Agents, self.number, None);
+        let letter = DeadLetter::new(reason, source, original.as_bytes());
+        let subject = Subject::Agent(agent.clone());
+        let mut events = vec![self.own_event(subject.clone(), Payload::DeadLetter(Box::new(letter)))];
+        if let Command::AcceptGoal { goal } = &item.command
+            && let Some(id) = &goal.id
+        {
+            let result = GoalResult::never_begun(id.clone(), agent.clone(), reason);
+            let mut event = self.own_event(subject, Payload::Result(Box::new(result)));
+            event.envelope.goal = Some(id.clone());
+            events.push(event);
+        }
         let positions = item.origin.map(|origin| self.settle(origin)).into_iter().collect();
         self.append_own(events, positions, ctx);
     }

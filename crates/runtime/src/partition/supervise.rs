@@ -82,16 +82,10 @@ impl Partition {
             return;
         }
         let reason = format!("command {} killed the agent twice", item.command.name());
-        // The goal has to reach the journal all the same, for every goal that was taken has to end: quarantine
-        // comes first, and a quarantined agent ends what it accepts.
-        let is_goal = matches!(item.command, Command::AcceptGoal { .. });
         self.quarantine(agent, reason.clone());
-        if is_goal {
-            if let Some(slot) = self.slots.get_mut(agent) {
-                slot.control.push_back(Item { tries: 0, ..item });
-            }
-        } else {
-            self.settle_unworked(&item, &reason, ctx);
+        self.settle_unworked(agent, &item, &reason, ctx);
+        if let Command::AcceptGoal { goal } = &item.command {
+            self.forget_accepting(agent, goal);
         }
     }
 

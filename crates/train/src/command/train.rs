@@ -1,5 +1,6 @@
 //! `train`: the whole run, with its progress on standard error.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -113,7 +114,7 @@ impl Observer for Console<'_> {
         let mut line = String::new();
         for (label, tally) in &tallies {
             all.add(tally);
-            line.push_str(&format!(" {label} {}/{}", tally.right_episodes, tally.episodes));
+            write!(line, " {label} {}/{}", tally.right_episodes, tally.episodes)?;
         }
         writeln!(
             std::io::stderr(),

@@ -1,0 +1,113 @@
+//! The loop once around: a tool fails, and is retried with back-off, or its breaker opens, half-opens and closes; the
+//! whole way stands in the log.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kintsugi_eventlog::EmbeddedLog;
+use kintsugi_eventlog::embedded::Options;
+use kintsugi_events::GoalStatus;
+use kintsugi_runtime::Node;
+use kintsugi_runtime::node::Part;
+use kintsugi_tests::audit::Audit;
+use kintsugi_tests::counting_server::{Behaviour, CountingServer};
+use kintsugi_tests::scripted_node::{Wiring, goals, ledger, parts, prepare};
+
+/// The longest that any scenario may take.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Works `count` goals against a server that behaves as told, with `during` called again and again meanwhile.
+fn work(
+    count: usize,
+    behaviour: Behaviour,
+    wiring: Wiring,
+    during: &mut dyn FnMut(&Node),
+) -> (Audit, CountingServer) {
+    let folder = tempfile::tempdir().unwrap();
+    let server = CountingServer::start(behaviour).unwrap();
+    prepare(folder.path(), &server.url()).unwrap();
+    let log = Arc::new(EmbeddedLog::open(folder.path().join("log"), Options::default()).unwrap());
+    let node = Node::start(parts(folder.path(), log.clone(), wiring).unwrap()).unwrap();
+    node.publish(&goals(count).unwrap()).unwrap();
+    let begun = Instant::now();
+    while node.status().goals_settled() < count as u64 {
+        assert!(!node.has_ended(), "the node ended by itself");
+        assert!(begun.elapsed() < PATIENCE, "{:?}", Audit::of(log.as_ref()).unwrap());
+        during(&node);
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    assert_eq!(node.invariants().total(), 0);
+    node.stop();
+    let audit = Audit::of(log.as_ref()).unwrap();
+    assert_eq!(audit.contradictions, Vec::<String>::new());
+    assert_eq!((audit.goals.len(), audit.open_goals()), (count, 0));
+    assert!(server.acts().values().all(|acts| *acts == 1), "{:?}", server.acts());
+    assert!(ledger(folder.path()).unwrap().values().all(|rows| *rows == 1));
+    (audit, server)
+}
+
+fn completed(audit: &Audit) -> usize {
+    audit.goals.values().flatten().filter(|result| result.status == GoalStatus::Completed).count()
+}
+
+fn fine() -> (u16, String) {
+    (200, r#"{"charged":true}"#.to_owned())
+}
+
+#[test]
+fn a_tool_that_fails_for_a_moment_is_retried_with_backoff() {
+    let behaviour: Behaviour = Arc::new(|n| if n < 2 { (503, "{}".to_owned()) } else { fine() });
+    let (audit, server) = work(1, behaviour, Wiring::default(), &mut |_| {});
+    assert_eq!(completed(&audit), 1);
+    assert_eq!(server.acts().len(), 1);
+    assert!(audit.healed.get("retry_with_backoff").is_some_and(|healed| *healed >= 1), "{:?}", audit.healed);
+    assert!(audit.anomalies.values().all(|is_ended| *is_ended), "an anomaly came to no end");
+}
+
+#[test]
+fn a_tool_that_is_down_gets_a_breaker_that_opens_and_closes_again() {
+    let behaviour: Behaviour = Arc::new(|n| if n < 12 { (503, "{}".to_owned()) } else { fine() });
+    let (audit, server) = work(6, behaviour, Wiring::default(), &mut |_| {});
+    assert_eq!(completed(&audit), 6);
+    assert_eq!(server.acts().len(), 6);
+    assert!(audit.healed.contains_key("circuit_breaker"), "{:?}", audit.healed);
+}
+
+#[test]
+fn a_tool_that_stays_down_ends_its_goals_with_a_reason() {
+    let behaviour: Behaviour = Arc::new(|_| (401, r#"{"error":"no"}"#.to_owned()));
+    let (audit, _) = work(2, behaviour, Wiring::default(), &mut |_| {});
+    for result in audit.goals.values().flatten() {
+        assert_eq!(result.status, GoalStatus::Partial);
+        assert!(result.reason.as_ref().unwrap().contains("401"), "{:?}", result.reason);
+    }
+}
+
+#[test]
+fn an_answer_of_twenty_megabytes_is_cut_and_the_goal_goes_on() {
+    let flood = format!("\"{}\"", "x".repeat(20 << 20));
+    let behaviour: Behaviour = Arc::new(move |_| (200, flood.clone()));
+    let (audit, _) = work(2, behaviour, Wiring::default(), &mut |_| {});
+    assert_eq!(completed(&audit), 2);
+}
+
+#[test]
+fn a_part_that_panics_is_started_again_from_the_log() {
+    let mut parts = [Part::Monitor, Part::Diagnose, Part::Recover, Part::Partition].into_iter();
+    let behaviour: Behaviour = Arc::new(|n| if n % 5 == 0 { (503, "{}".to_owned()) } else { fine() });
+    let mut ended_before = 0;
+    let (audit, _) = work(40, behaviour, Wiring::default(), &mut |node| {
+        let ended = node.status().goals_ended();
+        if ended >= ended_before + 4
+            && let Some(part) = parts.next()
+        {
+            ended_before = ended;
+            node.break_part(part);
+        }
+    });
+    assert_eq!(parts.next(), None, "not every part was broken");
+    // A call under way when the partition died may be unsure: it is unkeyed.
+    assert!(completed(&audit) >= 36);
+}
