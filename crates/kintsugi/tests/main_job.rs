@@ -1,0 +1,162 @@
+//! The main job through the program that a user runs: to the end, killed and resumed, and looked at afterwards.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const GOALS: usize = 24;
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/support-desk")
+}
+
+fn kintsugi(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kintsugi"));
+    command.args(arguments);
+    command
+}
+
+fn run_command(folder: &Path) -> Command {
+    let mut command = kintsugi(&["run"]);
+    command.arg(example()).args(["--quiet", "--format", "json", "--goal-count", &GOALS.to_string()]);
+    command.arg("--data-dir").arg(folder);
+    command
+}
+
+fn look(arguments: &[&str], folder: &Path) -> Vec<Value> {
+    let output = kintsugi(arguments).arg("--data-dir").arg(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn summary(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn check_goals(summary: &Value) {
+    let count = |name: &str| summary["goals"][name].as_u64().unwrap();
+    assert_eq!(count("submitted"), GOALS as u64);
+    assert_eq!(count("completed") + count("partial") + count("failed"), GOALS as u64);
+    assert_eq!(count("failed"), 0);
+    assert!(count("correct") <= count("judged"));
+}
+
+/// No order is refunded twice, and every refund is the outcome of an effect.
+fn check_ledger(folder: &Path) {
+    let shop = rusqlite::Connection::open(folder.join("files/shop.db")).unwrap();
+    let ask = |sql: &str| shop.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(ask("SELECT count(*) - count(DISTINCT order_number) FROM refunds"), 0);
+    assert_eq!(
+        ask("SELECT count(*) FROM refunds WHERE effect LIKE 'eff_%' AND effect NOT IN (SELECT effect FROM kintsugi_effects)"),
+        0
+    );
+}
+
+#[test]
+fn the_main_job_runs_to_its_end_and_can_be_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = summary(&run_command(folder.path()).output().unwrap());
+    check_goals(&told);
+    check_ledger(folder.path());
+    assert_eq!(told["resumed"], false);
+    assert!(told["steps"].as_u64().unwrap() >= GOALS as u64);
+    let budget = told["memory"]["budget_bytes"].as_u64().unwrap();
+    assert!(told["memory"]["total_bytes_peak"].as_u64().unwrap() <= budget);
+
+    let goals = look(&["goals", "list", "--format", "json"], folder.path());
+    assert_eq!(goals.len(), GOALS);
+    assert!(goals.iter().all(|goal| !goal["result"].is_null()));
+    let results = look(&["watch", "results", "--from-beginning", "--until-end"], folder.path());
+    assert_eq!(results.len(), GOALS);
+    for result in &results {
+        assert_eq!(result["specversion"], "1.0");
+        assert_eq!(result["topic"], "kintsugi.results");
+        assert!(result["type"].as_str().unwrap().starts_with("dev.kintsugi.result."));
+    }
+    let agents = look(&["agents", "list", "--format", "json"], folder.path());
+    assert!(agents.iter().all(|agent| agent["goal"].is_null() && agent["queued"] == 0));
+    // What is right never comes near an agent.
+    let journal = look(&["watch", "agents", "--from-beginning", "--until-end"], folder.path());
+    assert!(journal.iter().all(|event| event["data"]["goal"]["expect"].is_null()));
+
+    let again = run_command(folder.path()).output().unwrap();
+    assert_eq!(again.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("holds the finished run"));
+}
+
+#[test]
+fn a_run_that_is_killed_over_and_over_comes_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut kills = 0;
+    for after_ms in [150, 400, 700, 1_000, 300, 1_500] {
+        let mut child = run_command(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(after_ms) && child.try_wait().unwrap().is_none() {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+    }
+    assert!(kills > 0);
+    let output = run_command(folder.path()).output().unwrap();
+    // Where the last kill came after the last result but before the summary, the run is finished by this one.
+    let told = summary(&output);
+    check_goals(&told);
+    check_ledger(folder.path());
+    assert_eq!(told["resumed"], true);
+}
+
+#[test]
+fn wrong_usage_is_told_with_the_place_and_the_next_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let check = |arguments: &[&str], status: i32, wanted: &str| {
+        let output = kintsugi(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
+        assert!(said.contains(wanted), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty(), "{arguments:?} wrote to stdout");
+    };
+    let example = example();
+    let example = example.to_str().unwrap();
+    check(&["run", "no-such-folder"], 2, "is no folder");
+    check(&["run", path], 2, "it has no folder `agents`");
+    check(&["run", example, "--data-dir", path, "--model", "no-such.gguf"], 3, "there is no model");
+    check(&["run", example, "--data-dir", path, "--agents", "1"], 2, "each needs one");
+    check(&["run", example, "--data-dir", path, "--log", "kafka://x:1"], 2, "embedded log only");
+    check(&["goals", "list", "--data-dir", path], 3, "holds no run");
+    check(&["watch", "nothing"], 2, "there is no topic");
+    let truncated = folder.path().join("cut.gguf");
+    std::fs::write(&truncated, b"GGUF\x03\0\0\0").unwrap();
+    check(&["run", example, "--model", truncated.to_str().unwrap(), "--data-dir", path], 3, "cut.gguf");
+}
+
+#[test]
+fn a_goal_that_cannot_be_taken_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let goals = folder.path().join("goals.jsonl");
+    std::fs::write(&goals, "{\"text\":\"hello\",\"kind\":\"nobody\"}\n").unwrap();
+    let mut command = kintsugi(&["run"]);
+    command.arg(example()).arg("--goals").arg(&goals).args(["--quiet", "--format", "json"]);
+    let output = command.arg("--data-dir").arg(folder.path().join("run")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("there is no kind of agent") && said.contains("line-1"), "{said}");
+
+    std::fs::write(&goals, "{\"text\":\"fine\"}\n{\"txt\":1}\n").unwrap();
+    let mut command = kintsugi(&["run"]);
+    command.arg(example()).arg("--goals").arg(&goals);
+    let output = command.arg("--data-dir").arg(folder.path().join("other")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("goals.jsonl:2"));
+}
