@@ -1,6 +1,6 @@
 //! What `test`, `bench` and `prove` consist of.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::shell::{cargo, run};
 use crate::{generate, tidy};
@@ -36,7 +36,7 @@ pub(crate) fn test() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [(&str, &str, &str); 0] = [];
+const BENCHES: [(&str, &str); 2] = [("append", "kintsugi-eventlog"), ("decode", "kintsugi-inference")];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {

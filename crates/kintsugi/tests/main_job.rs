@@ -53,7 +53,9 @@ fn check_ledger(folder: &Path) {
     let ask = |sql: &str| shop.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!(ask("SELECT count(*) - count(DISTINCT order_number) FROM refunds"), 0);
     assert_eq!(
-        ask("SELECT count(*) FROM refunds WHERE effect LIKE 'eff_%' AND effect NOT IN (SELECT effect FROM kintsugi_effects)"),
+        ask(
+            "SELECT count(*) FROM refunds WHERE effect LIKE 'eff_%' AND effect NOT IN (SELECT effect FROM kintsugi_effects)"
+        ),
         0
     );
 }
@@ -95,7 +97,8 @@ fn a_run_that_is_killed_over_and_over_comes_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut kills = 0;
     for after_ms in [150, 400, 700, 1_000, 300, 1_500] {
-        let mut child = run_command(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            run_command(folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(after_ms) && child.try_wait().unwrap().is_none() {
             std::thread::park_timeout(Duration::from_millis(5));
