@@ -117,6 +117,20 @@ pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<No
     let databases = DatabaseSource::Folder(folder.to_owned());
     let context = LoadContext { databases: &databases, secrets: &|_| None };
     let tools = Registry::load(&folder.join("tools"), &context)?;
+    parts_with(folder, log, tools, AGENTS, answer, wiring)
+}
+
+/// The parts of a node with these tools, so many agents, and a model that answers by `answer`. All agents may be at
+/// work at once.
+pub fn parts_with(
+    folder: &Path,
+    log: Arc<dyn EventLog>,
+    tools: Registry,
+    agents: u32,
+    answer: impl Fn(&CompletionRequest) -> String + Send + Sync + 'static,
+    wiring: Wiring,
+) -> Result<NodeParts> {
+    let slots = usize::try_from(agents)?.clamp(1, 64);
     let kind = AgentKind::new("clerk")?;
     let mut specs: Vec<_> = tools.specs().cloned().collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -124,7 +138,12 @@ pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<No
         kind: kind.clone(),
         instructions: "You charge customers.".to_owned(),
         tools: specs,
-        limits: Limits { park_ms: wiring.park_ms.unwrap_or(30_000), ..Limits::default() },
+        limits: Limits {
+            park_ms: wiring.park_ms.unwrap_or(30_000),
+            steps_max: 64,
+            tokens_max: u64::MAX,
+            ..Limits::default()
+        },
         prices: Prices::default(),
         thresholds: HealthThresholds::default(),
         temperature: 0.0,
@@ -136,10 +155,10 @@ pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<No
             store_dir: folder.join("store"),
             tenant: TenantId::default(),
             kinds: BTreeMap::from([(kind.clone(), Arc::new(config))]),
-            population: vec![Population { kind, count: AGENTS }],
+            population: vec![Population { kind, count: agents }],
             policies: Arc::new(PolicySet::parse(POLICIES, "recovery.yaml")?),
             mode: Mode::Act,
-            runnable_max: 8,
+            runnable_max: slots * 2,
             seed: 1,
             restart: RetryPolicy {
                 attempts_max: 6,
@@ -157,8 +176,8 @@ pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<No
         log,
         tools: Arc::new(tools),
         scheduler: SchedulerConfig {
-            slots: 4,
-            queue_max: 64,
+            slots,
+            queue_max: slots * 8,
             lease_ms_max: 10_000,
             memory_budget: ByteCount::mib(512),
             rebuild: RebuildPolicy::default(),

@@ -36,7 +36,8 @@ pub(crate) fn test() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [(&str, &str); 2] = [("append", "kintsugi-eventlog"), ("decode", "kintsugi-inference")];
+const BENCHES: [(&str, &str); 3] =
+    [("append", "kintsugi-eventlog"), ("steps", "kintsugi-tests"), ("decode", "kintsugi-inference")];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {

@@ -1,0 +1,129 @@
+//! Durable steps a second, with an instant model and an instant tool: what the runtime itself costs.
+//!
+//! A run is ten steps; each is a model call and a tool call, both durable before the next: two commits. The
+//! reference, in the same run, is a bare write of 512 bytes and one `fdatasync`.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use kintsugi_agent::prompt::{Action, decision_text};
+use kintsugi_eventlog::EmbeddedLog;
+use kintsugi_eventlog::embedded::Options;
+use kintsugi_events::{ActionCall, Goal};
+use kintsugi_runtime::Node;
+use kintsugi_tests::scripted_node::{Wiring, parts_with};
+use kintsugi_tools::{Registry, Tool, ToolCall, ToolError, ToolOutput};
+use kintsugi_types::{CompletionRequest, GoalId, Role, ToolName, ToolSafety, ToolSpec};
+use serde_json::json;
+
+/// Steps of one run, the last of which finishes.
+const STEPS: usize = 10;
+
+/// Writes whose sync is timed for the reference.
+const SYNCS: usize = 200;
+
+#[derive(Debug)]
+struct Instantly {
+    spec: ToolSpec,
+}
+
+impl Tool for Instantly {
+    fn spec(&self) -> &ToolSpec {
+        &self.spec
+    }
+
+    fn call(&self, _: &ToolCall) -> Result<ToolOutput, ToolError> {
+        Ok(ToolOutput { text: r#"{"done":true}"#.to_owned(), truncated: false })
+    }
+}
+
+fn tools() -> Result<Registry> {
+    let spec = ToolSpec {
+        name: ToolName::new("act")?,
+        description: "do it".to_owned(),
+        parameters: json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}),
+        safety: ToolSafety::Keyed,
+    };
+    let mut registry = Registry::default();
+    registry.insert(Arc::new(Instantly { spec })).map_err(anyhow::Error::msg)?;
+    Ok(registry)
+}
+
+fn answer(tool: &ToolName, request: &CompletionRequest) -> String {
+    let said = request.messages.iter().filter(|message| message.role == Role::Assistant).count();
+    let action = if said + 1 < STEPS {
+        Action::Call(ActionCall { tool: tool.clone(), args: json!({ "n": said }) })
+    } else {
+        Action::Finish { answer: "done".to_owned() }
+    };
+    decision_text(&format!("step {said} of the work"), &action)
+}
+
+/// Median time of a small write with `fdatasync`.
+fn sync_time(folder: &Path) -> Result<Duration> {
+    let mut file = File::create(folder.join("reference"))?;
+    let mut times = Vec::with_capacity(SYNCS);
+    for _ in 0..SYNCS {
+        let begun = Instant::now();
+        file.write_all(&[7; 512])?;
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times.get(SYNCS / 2).copied().context("no sync was timed")
+}
+
+/// Works `runs` runs with `agents` agents at once, and returns how long it took.
+fn work(folder: &Path, agents: u32, runs: usize) -> Result<Duration> {
+    let log = Arc::new(EmbeddedLog::open(folder.join("log"), Options::default())?);
+    let tool = ToolName::new("act")?;
+    let parts =
+        parts_with(folder, log, tools()?, agents, move |request| answer(&tool, request), Wiring::default())?;
+    let node = Node::start(parts)?;
+    let goals = (0..runs)
+        .map(|run| {
+            let mut goal: Goal = serde_json::from_value(json!({"text": format!("work {run}")}))?;
+            goal.id = Some(GoalId::new(format!("run-{run}"))?);
+            Ok(goal)
+        })
+        .collect::<Result<Vec<Goal>>>()?;
+    let begun = Instant::now();
+    node.publish(&goals)?;
+    while node.status().goals_settled() < runs as u64 {
+        if node.has_ended() {
+            bail!("the node ended by itself");
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    let took = begun.elapsed();
+    let broken = node.invariants().total();
+    node.stop();
+    if broken > 0 {
+        bail!("{broken} invariants were broken");
+    }
+    Ok(took)
+}
+
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+fn main() -> Result<()> {
+    println!("{:>7} {:>6} {:>10} {:>14} {:>14}", "agents", "runs", "steps/s", "ms per step", "in fdatasyncs");
+    for (agents, runs) in [(1, 40), (16, 320), (128, 1_280)] {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let sync = sync_time(folder.path())?;
+        let took = work(folder.path(), agents, runs)?;
+        let steps = (runs * STEPS) as f64;
+        // With one agent the steps follow one another; with many this is what each waits for its turn as well.
+        let step = took.as_secs_f64() * f64::from(agents) / steps;
+        println!(
+            "{agents:>7} {runs:>6} {:>10.0} {:>14.2} {:>14.1}",
+            steps / took.as_secs_f64(),
+            step * 1e3,
+            step / sync.as_secs_f64()
+        );
+    }
+    Ok(())
+}
