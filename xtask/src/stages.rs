@@ -41,13 +41,13 @@ const BENCHES: [(&str, &str); 3] =
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {
-    for (bench, package, features) in BENCHES {
-        if name.is_none_or(|wanted| wanted == bench) {
-            run(
-                bench,
-                &mut cargo(["bench", "--package", package, "--features", features, "--bench", bench])?,
-            )?;
-        }
+    let wanted: Vec<_> = BENCHES.iter().filter(|(bench, _)| name.is_none_or(|name| name == *bench)).collect();
+    if wanted.is_empty() {
+        let known: Vec<&str> = BENCHES.iter().map(|(bench, _)| *bench).collect();
+        bail!("there is no bench {}; there are {}", name.unwrap_or_default(), known.join(", "));
+    }
+    for (bench, package) in wanted {
+        run(bench, &mut cargo(["bench", "--package", package, "--bench", bench])?)?;
     }
     Ok(())
 }
