@@ -41,7 +41,7 @@ impl Tool for Instantly {
     }
 }
 
-fn tools() -> Result<Registry> {
+fn registry() -> Result<Registry> {
     let spec = ToolSpec {
         name: ToolName::new("act")?,
         description: "do it".to_owned(),
@@ -80,9 +80,15 @@ fn sync_time(folder: &Path) -> Result<Duration> {
 /// Works `runs` runs with `agents` agents at once, and returns how long it took.
 fn work(folder: &Path, agents: u32, runs: usize) -> Result<Duration> {
     let log = Arc::new(EmbeddedLog::open(folder.join("log"), Options::default())?);
-    let tool = ToolName::new("act")?;
-    let parts =
-        parts_with(folder, log, tools()?, agents, move |request| answer(&tool, request), Wiring::default())?;
+    let act = ToolName::new("act")?;
+    let parts = parts_with(
+        folder,
+        log,
+        registry()?,
+        agents,
+        move |request| answer(&act, request),
+        Wiring::default(),
+    )?;
     let node = Node::start(parts)?;
     let goals = (0..runs)
         .map(|run| {

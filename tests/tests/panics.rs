@@ -36,9 +36,8 @@ fn work_with_panics(kind: &'static str, agent: Option<&'static str>, times: usiz
     let counted = panics.clone();
     let before_decide = Some(CommandProbe(Arc::new(move |id, command| {
         let is_meant = command.name() == kind && agent.is_none_or(|agent| agent == id.as_str());
-        if is_meant && counted.fetch_add(1, Ordering::SeqCst) < times {
-            panic!("made to panic at {kind}");
-        }
+        let is_time = is_meant && counted.fetch_add(1, Ordering::SeqCst) < times;
+        assert!(!is_time, "made to panic at {kind}");
     })));
     let wiring = Wiring { before_decide, ..Wiring::default() };
     let node = Node::start(parts(folder.path(), log.clone(), wiring).unwrap()).unwrap();
