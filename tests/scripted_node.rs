@@ -50,7 +50,7 @@ pub fn prepare(folder: &Path, url: &str) -> Result<()> {
     std::fs::create_dir_all(&tools).context("create tools")?;
     let charge = format!(
         "name = \"charge\"\nkind = \"http\"\ndescription = \"charge the customer\"\nsafety = \"unkeyed\"\nmethod = \"POST\"\n\
-         url = \"{url}/charge/{{number}}\"\ntimeout_ms = 2000\n\n[parameters]\nrequired = [\"number\"]\n\
+         url = \"{url}/charge/{{number}}\"\ntimeout_ms = 20000\n\n[parameters]\nrequired = [\"number\"]\n\
          [parameters.properties.number]\ntype = \"integer\"\n"
     );
     let record = "name = \"record\"\nkind = \"sql\"\ndescription = \"record the charge\"\ndatabase = \"ledger.db\"\n\
@@ -169,7 +169,7 @@ pub fn parts_with(
             },
             restart_window_ms: 10_000,
             tool_threads: 4,
-            tool_ms_max: wiring.tool_ms_max.unwrap_or(5_000),
+            tool_ms_max: wiring.tool_ms_max.unwrap_or(30_000),
             before_decide: wiring.before_decide,
             effect_probe: wiring.effect_probe,
         },

@@ -74,12 +74,14 @@ pub enum Command {
         /// How long it took, in milliseconds.
         tool_ms: f64,
     },
-    /// A call that may not be repeated was under way when the process died.
+    /// A call that may not be repeated came to no known end.
     CallLost {
         /// Which one.
         effect: EffectId,
         /// What the tool's post-condition says: it happened, it did not, or nobody can tell.
         happened: Option<bool>,
+        /// Why its end is not known, for the person who has to check.
+        cause: Arc<str>,
     },
     /// The time that the agent waited for has come.
     TimerDue {

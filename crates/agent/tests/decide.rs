@@ -271,7 +271,7 @@ fn an_unrepeatable_call_lost_in_a_crash_ends_the_goal_unless_its_outcome_is_know
         let pay = world.answer(5).unwrap();
         world.give(pay);
         let Some(Effect::Call(open)) = world.state.open_effect() else { panic!("no call is open") };
-        world.give(Command::CallLost { effect: open.effect, happened });
+        world.give(Command::CallLost { effect: open.effect, happened, cause: "the process ended".into() });
         let ended = world.results().into_values().next().map(|statuses| statuses[0]);
         assert_eq!(ended, wanted, "{happened:?}");
     }

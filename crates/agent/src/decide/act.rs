@@ -98,8 +98,8 @@ impl Decider<'_> {
         }
     }
 
-    /// An unkeyed call was under way in a crash: it is never made again.
-    pub(super) fn call_lost(&mut self, effect: EffectId, happened: Option<bool>) {
+    /// An unkeyed call came to no known end: it is never made again.
+    pub(super) fn call_lost(&mut self, effect: EffectId, happened: Option<bool>, cause: &str) {
         let Some(open) = self.state.run.as_ref().and_then(|run| run.call.clone()) else { return };
         let is_acting = self.state.run.as_ref().is_some_and(|run| run.phase == Phase::Acting);
         if !is_acting || open.effect != effect || open.safety.is_restartable() {
@@ -121,7 +121,7 @@ impl Decider<'_> {
                     GoalStatus::Partial,
                     None,
                     Some(format!(
-                        "nobody can tell whether {tool} acted before the crash (effect {effect}); check it by hand"
+                        "nobody can tell whether {tool} acted (effect {effect}: {cause}); check it by hand"
                     )),
                 );
             }

@@ -57,7 +57,7 @@ pub fn decide(state: &AgentState, command: Command, context: Context<'_>) -> Dec
         Command::ActionDone { effect, attempt, outcome, tool_ms } => {
             decider.action_done(effect, attempt, outcome, tool_ms);
         }
-        Command::CallLost { effect, happened } => decider.call_lost(effect, happened),
+        Command::CallLost { effect, happened, cause } => decider.call_lost(effect, happened, &cause),
         Command::TimerDue { at } => decider.timer_due(at),
         Command::Recover { plan, planned_at } => decider.recover(plan, planned_at),
         Command::Quarantine { reason } => decider.quarantine(reason),

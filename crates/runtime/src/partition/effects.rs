@@ -60,7 +60,8 @@ impl Partition {
             EffectStart::Call { call, goal } => {
                 if is_wake && self.lost_calls.remove(agent) {
                     let happened = self.node.tools.post_condition(&call.call.tool, call.effect);
-                    let lost = Command::CallLost { effect: call.effect, happened };
+                    let cause = "the process ended while it ran".into();
+                    let lost = Command::CallLost { effect: call.effect, happened, cause };
                     self.enqueue(agent, Item::of(lost), ctx);
                     return;
                 }
@@ -239,7 +240,7 @@ fn outcome_command(
         // It may have acted before it failed: it must not be tried again as if it had not.
         Err(error) if !safety.is_restartable() && OUTCOME_UNKNOWN.contains(&error.code.as_ref()) => {
             let happened = node.tools.post_condition(tool, effect);
-            return Command::CallLost { effect, happened };
+            return Command::CallLost { effect, happened, cause: error.to_string().into() };
         }
         Err(error) => ActionOutcome::Failed { tier: error.tier, error: error.to_string() },
     };
