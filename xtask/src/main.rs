@@ -1,6 +1,7 @@
 //! The project's own chores. `cargo xtask test` is all of what CI runs.
 
 mod generate;
+mod reference_model;
 mod shell;
 mod stages;
 mod tidy;

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::shell::{cargo, run};
-use crate::{generate, tidy};
+use crate::{generate, reference_model, tidy};
 
 /// Everything that has to hold before a change lands. Tests run in the release profile, so that they test the
 /// program that a user runs and one build serves all.
@@ -52,18 +52,10 @@ pub(crate) fn bench(name: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The long form of the proofs.
+/// The long form of the proofs: all tests, those that take long or need the reference model among them.
 pub(crate) fn prove() -> Result<()> {
-    run(
-        "long tests",
-        &mut cargo([
-            "test",
-            "--release",
-            "--workspace",
-            "--all-features",
-            "--locked",
-            "--",
-            "--include-ignored",
-        ])?,
-    )
+    let model = reference_model::smollm2()?;
+    let mut tests = cargo(["test", "--release", "--workspace", "--all-features", "--locked"])?;
+    tests.args(["--no-fail-fast", "--", "--include-ignored", "--nocapture"]).env("KINTSUGI_SMOLLM2", model);
+    run("long tests", &mut tests)
 }
