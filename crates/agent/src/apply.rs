@@ -1,6 +1,8 @@
 //! `apply`: the state after an event. Total: every event that a journal holds can be applied, and nothing else
 //! but the event and the state decides what comes out.
 
+use std::sync::Arc;
+
 use kintsugi_events::{
     AgentEvent, Checkpoint, GoalEnd, ObservationRecord, Recovery, RecoveryAction, ThoughtRecord,
 };
@@ -184,7 +186,7 @@ impl Run {
         self.turns.push(Turn::Said(thought.text.clone()));
         if let Some(text) = &thought.thought {
             self.thoughts.truncate(THOUGHTS_REMEMBERED - 1);
-            self.thoughts.push_front(text.clone());
+            self.thoughts.push_front(text.as_str().into());
         }
     }
 
@@ -205,9 +207,10 @@ impl Run {
     }
 
     /// Moves the open call to the ended ones.
-    fn close_call(&mut self, ok: bool, output: std::sync::Arc<str>) {
+    fn close_call(&mut self, ok: bool, output: Arc<str>) {
         if let Some(OpenCall { effect, call, safety, .. }) = self.call.take() {
-            self.calls.push(DoneCall { effect, call, ok, write: safety.is_write(), output });
+            let write = safety.is_write();
+            self.calls.push(Arc::new(DoneCall { effect, call, ok, write, output }));
         }
     }
 

@@ -145,9 +145,9 @@ pub struct Run {
     /// The conversation after the goal.
     pub turns: Vec<Turn>,
     /// The newest thoughts, newest first.
-    pub thoughts: VecDeque<String>,
-    /// The tool calls that ended.
-    pub calls: Vec<DoneCall>,
+    pub thoughts: VecDeque<Arc<str>>,
+    /// The tool calls that ended. Shared, for every decision works on a copy of the state.
+    pub calls: Vec<Arc<DoneCall>>,
     /// Tokens so far.
     pub tokens: TokenUsage,
     /// The step under way.

@@ -4,8 +4,6 @@
 //! A part that could not be measured is left out and the weights of the others are scaled up to 1. The formulas
 //! stand here, at the bottom, because the agent measures itself with them and the monitor explains them.
 
-use std::collections::HashMap;
-
 use kintsugi_types::{ErrorTier, Score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -234,26 +232,36 @@ pub fn similarity(left: &str, right: &str) -> Score {
     Score::new(cosine(&trigrams(left), &trigrams(right)))
 }
 
-fn trigrams(text: &str) -> HashMap<[char; 3], u32> {
+/// A text's trigrams in ascending order, each with how often it occurs. Every step compares six of these: sorted
+/// runs take a fraction of the time of hash tables.
+fn trigrams(text: &str) -> Vec<([char; 3], u32)> {
     let words = text.split_whitespace().flat_map(|word| word.chars().chain([' ']));
     let letters = words.flat_map(char::to_lowercase).take(THOUGHT_CHARS_COMPARED);
-    let mut counts = HashMap::new();
     let mut window = [' '; 3];
-    for letter in letters {
-        let [_, second, third] = window;
-        window = [second, third, letter];
-        *counts.entry(window).or_insert(0) += 1;
-    }
-    counts
+    let mut all: Vec<[char; 3]> = letters
+        .map(|letter| {
+            let [_, second, third] = window;
+            window = [second, third, letter];
+            window
+        })
+        .collect();
+    all.sort_unstable();
+    all.chunk_by(PartialEq::eq)
+        .filter_map(|run| Some((*run.first()?, u32::try_from(run.len()).unwrap_or(u32::MAX))))
+        .collect()
 }
 
-fn cosine(left: &HashMap<[char; 3], u32>, right: &HashMap<[char; 3], u32>) -> f64 {
-    let dot: f64 = left
-        .iter()
-        .filter_map(|(trigram, count)| right.get(trigram).map(|other| f64::from(*count) * f64::from(*other)))
-        .sum();
-    let norm = |counts: &HashMap<[char; 3], u32>| {
-        counts.values().map(|count| f64::from(*count) * f64::from(*count)).sum::<f64>().sqrt()
+fn cosine(left: &[([char; 3], u32)], right: &[([char; 3], u32)]) -> f64 {
+    let mut dot = 0.0;
+    let mut others = right.iter().peekable();
+    for (trigram, count) in left {
+        while others.next_if(|(other, _)| other < trigram).is_some() {}
+        if let Some((_, other)) = others.next_if(|(other, _)| other == trigram) {
+            dot += f64::from(*count) * f64::from(*other);
+        }
+    }
+    let norm = |counts: &[([char; 3], u32)]| {
+        counts.iter().map(|(_, count)| f64::from(*count) * f64::from(*count)).sum::<f64>().sqrt()
     };
     let norms = norm(left) * norm(right);
     if norms > 0.0 { dot / norms } else { 0.0 }

@@ -1,7 +1,6 @@
 //! The one actor that stands between everyone and the engine. It keeps the leases and the queue; what computes
 //! is on a thread of its own and reports here.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
@@ -11,10 +10,12 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle};
 use chrono::TimeDelta;
 use kintsugi_types::{Clock, IdSource, Invariants, LeaseId, Timestamp};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::config::{BackendFactory, OnFault, SchedulerConfig};
 use crate::engine;
 use crate::error::{Refusal, RefusalReason, ThinkError};
+use crate::expiry::Expiries;
 use crate::handle::SchedulerHandle;
 use crate::lease::{Lease, LeaseRequest, LeaseState};
 use crate::messages::{
@@ -76,7 +77,9 @@ pub struct GpuScheduler {
     ids: Box<dyn IdSource + Send>,
     queue: Queue<LeaseAnswer>,
     table: LeaseTable,
-    timers: HashMap<LeaseId, SpawnHandle>,
+    expiries: Expiries,
+    /// When the timer fires that looks at `expiries`; it may fire in vain.
+    timer: Option<(Instant, SpawnHandle)>,
     engine: Engine,
     epoch: u64,
     /// Closing it ends the engine thread.
@@ -143,7 +146,8 @@ impl GpuScheduler {
                 ids,
                 queue: Queue::new(config.queue_max),
                 table: LeaseTable::default(),
-                timers: HashMap::new(),
+                expiries: Expiries::default(),
+                timer: None,
                 engine: Engine::Away,
                 epoch: 0,
                 commands,
@@ -198,7 +202,7 @@ impl GpuScheduler {
         let (sender, receiver) = watch::channel(state);
         self.table.open(id, request.agent.clone(), sender);
         if self.engine == Engine::Up {
-            self.arm(id, context);
+            self.age(id, context);
         }
         self.picture.send_modify(|picture| picture.leases_granted += 1);
         Lease::new(id, request.tokens_max, context.address(), receiver)
@@ -209,28 +213,41 @@ impl GpuScheduler {
         self.clock.now().checked_add_signed(length).unwrap_or(Timestamp::MAX_UTC)
     }
 
-    /// Lets a lease end by itself. The timer runs on monotonic time, for the wall clock may be set.
-    fn arm(&mut self, id: LeaseId, context: &mut Context<Self>) {
-        let timer = context.run_later(self.lease_length, move |desk, context| {
-            desk.timers.remove(&id);
-            tracing::warn!(lease = %id, "lease expired");
-            desk.picture.send_modify(|picture| picture.expired += 1);
-            desk.close(id, Some(ThinkError::LeaseExpired), context);
-            desk.serve(context);
+    /// Lets a lease end by itself after its length.
+    fn age(&mut self, id: LeaseId, context: &mut Context<Self>) {
+        self.expiries.set(id, Instant::now() + self.lease_length);
+        self.arm(context);
+    }
+
+    /// Keeps one timer armed for the first lease to end.
+    fn arm(&mut self, context: &mut Context<Self>) {
+        let Some(first) = self.expiries.first() else { return };
+        if let Some((armed, handle)) = self.timer {
+            if armed <= first {
+                return;
+            }
+            context.cancel_future(handle);
+        }
+        let pause = first.saturating_duration_since(Instant::now());
+        let handle = context.run_later(pause, |desk, context| {
+            desk.timer = None;
+            desk.expire(context);
+            desk.arm(context);
         });
-        if let Some(before) = self.timers.insert(id, timer) {
-            context.cancel_future(before);
-        }
+        self.timer = Some((first, handle));
     }
 
-    fn disarm(&mut self, id: LeaseId, context: &mut Context<Self>) {
-        if let Some(timer) = self.timers.remove(&id) {
-            context.cancel_future(timer);
+    fn expire(&mut self, context: &mut Context<Self>) {
+        while let Some(id) = self.expiries.pop_due(Instant::now()) {
+            tracing::warn!(lease = %id, "lease expired");
+            self.picture.send_modify(|picture| picture.expired += 1);
+            self.close(id, Some(ThinkError::LeaseExpired));
         }
+        self.serve(context);
     }
 
-    fn close(&mut self, id: LeaseId, why: Option<ThinkError>, context: &mut Context<Self>) {
-        self.disarm(id, context);
+    fn close(&mut self, id: LeaseId, why: Option<ThinkError>) {
+        self.expiries.remove(id);
         let command = self.table.close(id, why);
         self.tell(command);
     }
@@ -279,15 +296,15 @@ impl GpuScheduler {
         let deadline = self.deadline();
         for id in self.table.open_ids() {
             self.table.regrant(id, epoch, deadline);
-            self.arm(id, context);
+            self.age(id, context);
         }
     }
 
     /// Takes every lease back: they are of an engine that will not return.
-    fn go_down(&mut self, reason: String, context: &mut Context<Self>) {
+    fn go_down(&mut self, reason: String) {
         for id in self.table.open_ids() {
             let epoch = self.table.epoch_of(id).unwrap_or(self.epoch);
-            self.close(id, Some(ThinkError::StaleLease { epoch }), context);
+            self.close(id, Some(ThinkError::StaleLease { epoch }));
         }
         self.engine = Engine::Down { reason };
         if let Some(refusal) = self.closed() {
@@ -304,9 +321,7 @@ impl GpuScheduler {
         }
         self.commands = None;
         self.engine = Engine::Gone;
-        for (_, timer) in self.timers.drain() {
-            context.cancel_future(timer);
-        }
+        self.expiries.clear();
         let is_stopping = !self.stopping.is_empty();
         let why = if is_stopping {
             ThinkError::Stopped
@@ -388,7 +403,7 @@ impl Handler<Release> for GpuScheduler {
     type Result = ();
 
     fn handle(&mut self, Release(lease): Release, context: &mut Context<Self>) {
-        self.close(lease, None, context);
+        self.close(lease, None);
         self.serve(context);
     }
 }
@@ -401,7 +416,7 @@ impl Handler<ReleaseAgent> for GpuScheduler {
             self.refuse(waiting.answer, Refusal { reason: RefusalReason::AgentReleased, retry_after: None });
         }
         for lease in self.table.ids_of(&agent) {
-            self.close(lease, Some(ThinkError::Cancelled), context);
+            self.close(lease, Some(ThinkError::Cancelled));
         }
         self.serve(context);
     }
@@ -420,13 +435,11 @@ impl Handler<EngineEvent> for GpuScheduler {
             EngineEvent::Faulted => {
                 // A lease does not age while there is nothing to use it on.
                 self.engine = Engine::Away;
-                for (_, timer) in self.timers.drain() {
-                    context.cancel_future(timer);
-                }
+                self.expiries.clear();
             }
             EngineEvent::Up { epoch } => self.regrant_all(epoch, context),
             EngineEvent::Down { reason } => {
-                self.go_down(reason, context);
+                self.go_down(reason);
                 self.publish();
             }
             EngineEvent::Exited => self.exited(context),
@@ -440,7 +453,7 @@ impl Handler<Shutdown> for GpuScheduler {
     fn handle(&mut self, Shutdown(done): Shutdown, context: &mut Context<Self>) {
         self.stopping.push(done);
         for lease in self.table.open_ids() {
-            self.close(lease, Some(ThinkError::Stopped), context);
+            self.close(lease, Some(ThinkError::Stopped));
         }
         if let Some(refusal) = self.closed() {
             self.refuse_all_waiting(&refusal);

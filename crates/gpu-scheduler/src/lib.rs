@@ -10,6 +10,7 @@ pub mod actor;
 pub mod config;
 mod engine;
 pub mod error;
+mod expiry;
 pub mod handle;
 pub mod lease;
 pub mod ledger;

@@ -74,7 +74,7 @@ impl Decider<'_> {
         let context_ratio = used as f64
             / f64::from(run.thinks_in_step.max(1))
             / f64::from(self.context.config.context_tokens.max(1));
-        let mut thoughts = run.thoughts.iter().map(String::as_str);
+        let mut thoughts = run.thoughts.iter().map(AsRef::as_ref);
         let thought = if malformed { None } else { thoughts.next() };
         let earlier: Vec<&str> = thoughts.collect();
         let (score, scores, similarity, state) = health(

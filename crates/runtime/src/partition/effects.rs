@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use kintsugi_agent::prompt::decision_grammar;
 use kintsugi_agent::{ActionOutcome, Command, Effect, KindConfig, OpenCall, ThinkOutcome};
 use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::LeaseRequest;
@@ -53,8 +52,9 @@ impl Partition {
             EffectStart::Think { messages, goal, is_first_step, simple_reply, .. } => {
                 slot.running_effect = Some(wish.clone());
                 let Some(config) = self.node.kind(&kind).cloned() else { return };
-                let tools = if simple_reply { [].as_slice() } else { config.tools.as_slice() };
-                let prompt = Prompt { messages, grammar: decision_grammar(tools), is_first_step };
+                let Some(grammars) = self.grammars.get(&kind) else { return };
+                let grammar = if simple_reply { &grammars.answer_only } else { &grammars.any_tool };
+                let prompt = Prompt { messages, grammar: grammar.clone(), is_first_step };
                 self.start_think(agent, &wish, prompt, &goal, &config, ctx);
             }
             EffectStart::Call { call, goal } => {

@@ -20,10 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use kintsugi_agent::{AgentState, Command};
+use kintsugi_agent::prompt::decision_grammar;
+use kintsugi_agent::{AgentState, Command, KindConfig};
 use kintsugi_eventlog::{Committed, LogError, Lsn, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Subject, Topic};
-use kintsugi_types::{AgentId, EventId, SystemIds, Timestamp};
+use kintsugi_types::{AgentId, AgentKind, EventId, Grammar, SystemIds, Timestamp};
 use tracing::error;
 
 use self::admission::LoadIndex;
@@ -108,6 +109,12 @@ pub(crate) struct ResumeAgent {
     pub(crate) by: String,
 }
 
+/// The grammars of a kind's answers. Writing one out for each step would cost more than deciding the step.
+struct Grammars {
+    any_tool: Grammar,
+    answer_only: Grammar,
+}
+
 /// The partition actor.
 pub(crate) struct Partition {
     node: Arc<NodeContext>,
@@ -115,6 +122,7 @@ pub(crate) struct Partition {
     source: Arc<str>,
     slots: HashMap<AgentId, Slot>,
     restored: HashMap<AgentId, AgentState>,
+    grammars: HashMap<AgentKind, Grammars>,
     generations: u64,
     goals: Tracker,
     recoveries: Tracker,
@@ -147,6 +155,7 @@ impl Partition {
             source: format!("/kintsugi/partition/{number}").into(),
             number,
             slots: HashMap::new(),
+            grammars: node.config.kinds.values().map(|config| grammars_of(config)).collect(),
             generations: 0,
             goals: tracker("partition", Topic::Goals),
             recoveries: tracker("dispatcher", Topic::Recoveries),
@@ -193,6 +202,11 @@ impl Partition {
         }
         self.node.status.count_agents(agents);
     }
+}
+
+fn grammars_of(config: &KindConfig) -> (AgentKind, Grammars) {
+    let grammars = Grammars { any_tool: decision_grammar(&config.tools), answer_only: decision_grammar(&[]) };
+    (config.kind.clone(), grammars)
 }
 
 /// Whether the state waits for a call that may not be repeated: after a crash nobody knows whether it acted.
