@@ -9,7 +9,6 @@ use kintsugi_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::config::KindConfig;
 use crate::effect::{Effect, OpenCall};
 use crate::prompt;
 
@@ -257,15 +256,15 @@ impl AgentState {
         }
     }
 
-    /// The prompt of the step under way; empty without a run.
-    pub fn messages(&self, config: &KindConfig) -> Vec<Message> {
+    /// The prompt of the step under way, after its kind's `system` message; empty without a run.
+    pub fn messages(&self, system: Message) -> Vec<Message> {
         let Some(run) = &self.run else { return Vec::new() };
         let mut messages = Vec::with_capacity(run.turns.len() + 2);
-        messages.push(prompt::system_message(&config.instructions, &config.tools));
+        messages.push(system);
         messages.push(prompt::goal_message(&run.goal));
         messages.extend(run.turns.iter().map(|turn| match turn {
-            Turn::Said(text) => Message::new(Role::Assistant, text.as_ref()),
-            Turn::Observed(text) => Message::new(Role::Tool, text.as_ref()),
+            Turn::Said(text) => Message::new(Role::Assistant, text.clone()),
+            Turn::Observed(text) => Message::new(Role::Tool, text.clone()),
         }));
         messages
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
+use kintsugi_agent::prompt::system_message;
 use kintsugi_agent::{
     AgentState, Command, Context as DecideContext, Effect, KindConfig, STATE_VERSION, decide,
 };
@@ -164,6 +165,7 @@ pub struct AgentActor {
     node: Arc<NodeContext>,
     config: Arc<KindConfig>,
     source: Arc<str>,
+    system: ChatMessage,
     state: AgentState,
     next: Option<AgentState>,
     snapshot_sequence: u64,
@@ -188,7 +190,8 @@ impl AgentActor {
         decided: DecidedSink,
         guard: DeathGuard,
     ) -> Self {
-        Self { node, config, source, state, next: None, snapshot_sequence, decided, _guard: guard }
+        let system = system_message(&config.instructions, &config.tools);
+        Self { node, config, source, system, state, next: None, snapshot_sequence, decided, _guard: guard }
     }
 
     fn agent(&self) -> &AgentId {
@@ -203,7 +206,7 @@ impl AgentActor {
             Some(Effect::Call(call)) => Wanted::Start(Box::new(EffectStart::Call { call, goal })),
             Some(wish @ Effect::Think { .. }) => Wanted::Start(Box::new(EffectStart::Think {
                 wish,
-                messages: state.messages(&self.config),
+                messages: state.messages(self.system.clone()),
                 is_first_step: state.run.as_ref().is_some_and(|run| run.step <= 1),
                 simple_reply: state.run.as_ref().is_some_and(|run| run.simple_reply),
                 goal,

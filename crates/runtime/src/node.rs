@@ -142,7 +142,9 @@ impl Node {
         // The agent's partition, else that of tenant and goal.
         let key = match (&goal.agent, &goal.id) {
             (Some(agent), _) => agent.clone(),
-            (None, Some(id)) => AgentId::new(format!("{}/{id}", goal.tenant))?,
+            // A key that is too long together is the tenant's: it only says what is kept in order.
+            (None, Some(id)) => AgentId::new(format!("{}/{id}", goal.tenant))
+                .or_else(|_| AgentId::new(goal.tenant.as_str()))?,
             (None, None) => AgentId::new(goal.tenant.as_str())?,
         };
         let source = "/kintsugi/goals".into();

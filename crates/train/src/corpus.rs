@@ -66,13 +66,16 @@ impl Corpus {
     /// Learns a vocabulary of `size` tokens from reworded training episodes.
     pub fn vocabulary(&self, size: usize) -> anyhow::Result<Vocabulary> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let mut texts: Vec<String> =
-            self.kinds.iter().map(|kind| system_message(&kind.instructions, &kind.tools).content).collect();
+        let mut texts: Vec<String> = self
+            .kinds
+            .iter()
+            .map(|kind| system_message(&kind.instructions, &kind.tools).content.to_string())
+            .collect();
         for episode in self.episodes(Split::Train, self.seed, 4 * self.entries(Split::Train))? {
             let text =
                 reworded(&episode.goal.text, &BTreeSet::new(), &self.synonyms, self.strength, &mut rng);
             texts.push(text);
-            texts.push(goal_message(&episode.goal).content);
+            texts.push(goal_message(&episode.goal).content.to_string());
             for step in &episode.steps {
                 texts.push(decision_text(&step.decision.thought, &step.decision.action));
                 texts.extend(step.observation.clone());

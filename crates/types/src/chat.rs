@@ -1,5 +1,7 @@
 //! What is asked of a model and what it answers, whichever engine stands behind.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,13 +26,13 @@ pub enum Role {
 pub struct Message {
     /// Who speaks.
     pub role: Role,
-    /// What is said.
-    pub content: String,
+    /// What is said. Shared: a conversation is handed on at every step, and only its end is new.
+    pub content: Arc<str>,
 }
 
 impl Message {
     /// A message of `role` that says `content`.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
+    pub fn new(role: Role, content: impl Into<Arc<str>>) -> Self {
         Self { role, content: content.into() }
     }
 }
@@ -52,7 +54,7 @@ pub enum Grammar {
     /// Anything.
     Free,
     /// A JSON document valid for this JSON Schema (its text), written without optional white space.
-    JsonSchema(std::sync::Arc<str>),
+    JsonSchema(Arc<str>),
 }
 
 /// One request to a model.

@@ -69,6 +69,8 @@ pub(super) struct Waiting {
 struct State {
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// Whether the writer sleeps. Waking it is a system call, which nobody needs while it is at work.
+    is_writer_asleep: bool,
     is_closed: bool,
     poison: Option<Arc<str>>,
 }
@@ -113,8 +115,11 @@ impl Queue {
         }
         state.bytes += new_bytes;
         state.waiting.push_back(waiting);
+        let is_writer_asleep = std::mem::take(&mut state.is_writer_asleep);
         drop(state);
-        self.changed.notify_one();
+        if is_writer_asleep {
+            self.changed.notify_one();
+        }
         Ok(())
     }
 
@@ -122,7 +127,10 @@ impl Queue {
     /// more. `false` when the queue is closed and empty.
     pub(super) fn take_group(&self, group: &mut Vec<Waiting>) -> bool {
         let state = locked(&self.state);
-        let is_idle = |state: &mut State| state.waiting.is_empty() && !state.is_closed;
+        let is_idle = |state: &mut State| {
+            state.is_writer_asleep = state.waiting.is_empty() && !state.is_closed;
+            state.is_writer_asleep
+        };
         let mut state = self.changed.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner);
         let (mut records, mut bytes) = (0, 0);
         while let Some(next) = state.waiting.front() {

@@ -116,7 +116,7 @@ impl Stage {
 }
 
 fn text_of(request: &CompletionRequest) -> &str {
-    request.messages.first().map_or("", |message| message.content.as_str())
+    request.messages.first().map_or("", |message| message.content.as_ref())
 }
 
 struct Bomb;
