@@ -157,6 +157,9 @@ pub(crate) struct WatchArguments {
     /// Stop at the newest event
     #[arg(long)]
     pub(crate) until_end: bool,
+    /// The log: `embedded`
+    #[arg(long, value_name = "LOG", default_value = "embedded")]
+    pub(crate) log: String,
     /// The run's folder; without it the newest run below .kintsugi
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

@@ -1,15 +1,14 @@
-//! An example's folder: agents, tools, policies, goals and data.
+//! An example's folder: agents, tools, policies and data.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kintsugi_agent::{KindConfig, Limits};
-use kintsugi_events::Goal;
 use kintsugi_recover::PolicySet;
 use kintsugi_runtime::Population;
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
-use kintsugi_types::{AgentKind, GoalId, TenantId, ToolName};
+use kintsugi_types::{AgentKind, ToolName};
 use serde::Deserialize;
 
 use crate::failure::{Explain, Failure};
@@ -111,9 +110,16 @@ pub(crate) fn load(
     hash_folder(&mut hasher, &tools_dir)?;
     hash_folder(&mut hasher, &dir.join("agents"))?;
     hash_folder(&mut hasher, &dir.join("policies"))?;
-    let mut kinds = BTreeMap::new();
-    let mut population = Vec::new();
-    for file in sorted_files(&dir.join("agents"), "toml")? {
+    let (mut kinds, mut population) = (BTreeMap::new(), Vec::new());
+    let declarations = sorted_files(&dir.join("agents"), "toml")?;
+    if declarations.is_empty() {
+        return Err(Failure::usage(format_args!(
+            "{} declares no kind of agent: write one, for example {}",
+            dir.join("agents").display(),
+            dir.join("agents/support.toml").display()
+        )));
+    }
+    for file in declarations {
         let text = std::fs::read_to_string(&file).outside(|| format!("read {}", file.display()))?;
         let declared: KindFile = toml::from_str(&text).map_err(|error| {
             let hint = did_you_mean(error.message());
@@ -129,6 +135,19 @@ pub(crate) fn load(
                 ))
             })?;
             specs.push(spec.clone());
+        }
+        if declared.count == 0 {
+            return Err(Failure::usage(format_args!(
+                "{}: `count` is 0: a kind needs at least one agent, or take the file away",
+                file.display()
+            )));
+        }
+        if kinds.contains_key(&declared.kind) {
+            return Err(Failure::usage(format_args!(
+                "{}: another file declares the kind `{}` too: give each kind one file",
+                file.display(),
+                declared.kind
+            )));
         }
         population.push(Population { kind: declared.kind.clone(), count: declared.count });
         let config = KindConfig {
@@ -217,43 +236,4 @@ fn hash_folder(hasher: &mut blake3::Hasher, dir: &Path) -> Result<(), Failure> {
         hasher.update(&bytes);
     }
     Ok(())
-}
-
-/// Reads goals, gives each an id and `tenant`, and makes `count` of them where that is asked for.
-pub(crate) fn goals(file: &Path, count: Option<usize>, tenant: &TenantId) -> Result<Vec<Goal>, Failure> {
-    let text = std::fs::read_to_string(file).outside(|| format!("read {}", file.display()))?;
-    let mut goals: Vec<Goal> = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let number = number + 1;
-        let mut goal: Goal = serde_json::from_str(line).map_err(|error| {
-            Failure::usage(format_args!("{}:{number}: goal is not readable: {error}", file.display()))
-        })?;
-        if goal.id.is_none() {
-            let id = GoalId::new(format!("line-{number}")).map_err(Failure::usage)?;
-            goal.id = Some(id);
-        }
-        goal.tenant = tenant.clone();
-        goals.push(goal);
-    }
-    if goals.is_empty() {
-        return Err(Failure::usage(format_args!("{} holds no goal", file.display())));
-    }
-    let Some(count) = count else { return Ok(goals) };
-    let once = goals.len();
-    goals
-        .iter()
-        .cycle()
-        .take(count)
-        .enumerate()
-        .map(|(place, goal)| {
-            let round = place / once;
-            let mut goal = goal.clone();
-            if round > 0
-                && let Some(id) = &goal.id
-            {
-                goal.id = Some(GoalId::new(format!("{id}-{}", round + 1)).map_err(Failure::usage)?);
-            }
-            Ok(goal)
-        })
-        .collect()
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use kintsugi_eventlog::LogError;
+
 /// Why the command failed. The number is the exit status, an outside contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -49,6 +51,22 @@ impl Failure {
             _ => eprintln!("error: {}", self.message),
         }
         ExitCode::from(self.kind as u8)
+    }
+}
+
+/// The log names the place; what is to be done about it depends on what a log is part of.
+impl From<LogError> for Failure {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Corrupt { .. } => Self::outside(format_args!(
+                "{error}; nothing was changed: put the file back from a copy, or begin anew with \
+                 --data-dir NEW"
+            )),
+            LogError::Version { .. } => {
+                Self::outside(format_args!("{error}: use the version of kintsugi that wrote it"))
+            }
+            _ => Self::outside(error),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod cli;
 mod doctor;
 mod example;
 mod failure;
+mod goals_file;
 mod inspect;
 mod model;
 mod progress;
@@ -26,8 +27,7 @@ fn main() -> ExitCode {
         // Help and version go to stdout with status 0, wrong usage to stderr with status 2.
         Err(told) => told.exit(),
     };
-    telemetry::start();
-    let outcome = match cli.command {
+    let outcome = telemetry::start().and_then(|()| match cli.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Goals(GoalsCommand::List(arguments)) => inspect::goals::list(&arguments),
         Command::Goals(GoalsCommand::Show(arguments)) => inspect::goals::show(&arguments),
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Command::Seams(arguments) => inspect::seams::list(&arguments),
         Command::Watch(arguments) => inspect::watch::watch(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
-    };
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use kintsugi_gpu_scheduler::BackendFactory;
-use kintsugi_inference::{Backend, CandleEngine, EngineConfig, ModelSource, configure_threads};
+use kintsugi_inference::{
+    Backend, CandleEngine, EngineConfig, InferenceError, ModelSource, configure_threads,
+};
 
 use crate::failure::Failure;
 use crate::settings::{ModelSettings, SHIPPED_MODEL};
@@ -25,11 +27,19 @@ pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<BackendF
         memory_budget: settings.memory_budget,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT.max(slots),
     };
-    drop(CandleEngine::load(&config).map_err(Failure::outside)?);
+    drop(CandleEngine::load(&config).map_err(explain)?);
     Ok(Box::new(move || {
         let engine = CandleEngine::load(&config).map_err(|error| error.to_string())?;
         Ok(Box::new(engine) as Box<dyn Backend>)
     }))
+}
+
+/// A setting that does not go with the model is the user's to mend; for a model that cannot be read another is needed.
+fn explain(error: InferenceError) -> Failure {
+    match error {
+        InferenceError::BudgetTooSmall { .. } | InferenceError::Setting { .. } => Failure::usage(error),
+        _ => Failure::outside(error),
+    }
 }
 
 fn source(name: &str) -> Result<ModelSource, Failure> {

@@ -1,7 +1,6 @@
 //! `kintsugi run DIR`: the main job.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +8,6 @@ use std::time::{Duration, Instant};
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::Goal;
-use kintsugi_events::expect::check;
 use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_runtime::{Node, NodeConfig};
@@ -18,9 +16,10 @@ use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
 use crate::cli::{Format, RunArguments};
 use crate::example::{self, Example};
 use crate::failure::{Explain, Failure};
+use crate::goals_file;
 use crate::model;
 use crate::progress::Progress;
-use crate::run_folder::{RunFolder, Wanted, find_or_begin};
+use crate::run_folder::{RunFolder, Wanted, find_or_begin, only_embedded};
 use crate::settings::{self, Settings};
 use crate::summary::{Ran, Summary};
 use crate::view::RunView;
@@ -39,24 +38,21 @@ const RESTART: RetryPolicy =
 const RESTART_WINDOW_MS: u64 = 60_000;
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    if arguments.log != "embedded" {
-        return Err(Failure::usage(format_args!(
-            "--log {}: this version has the embedded log only; leave the flag out",
-            arguments.log
-        )));
-    }
+    only_embedded(&arguments.log)?;
     let dir = arguments.dir.as_path();
     let name = example::name_of(dir)?;
     let settings = settings::resolve(&dir.join("kintsugi.toml"), arguments)?;
     let goals_file = arguments.goals.clone().unwrap_or_else(|| dir.join("goals.jsonl"));
     let anyone = TenantId::default();
-    let goals = example::goals(&goals_file, arguments.goal_count, &anyone)?;
-    check_expectations(&goals_file, &goals)?;
+    let goals = goals_file::goals(&goals_file, arguments.goal_count, &anyone)?;
     // First of all, for it settles how many threads compute, and finds a broken model before anything is written.
     let backend = model::factory(&settings.model, settings.node.slots)?;
     let wanted =
         Wanted { example: &name, goals_hash: hash(&goals), goals: goals.len(), seed: settings.node.seed };
     let mut folder = find_or_begin(arguments.data_dir.as_deref(), &wanted)?;
+    // Its lock keeps every other process out of the folder from here on.
+    let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
+    folder.check_unchanged()?;
     let files = folder.path.join("files");
     example::copy_data(dir, &files)?;
     let example = example::load(dir, &files, &settings, arguments.agents)?;
@@ -65,9 +61,6 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let tenant = folder.tenant()?;
     let goals: Vec<Goal> = goals.into_iter().map(|goal| Goal { tenant: tenant.clone(), ..goal }).collect();
     let begun = Instant::now();
-    let log =
-        EmbeddedLog::open(RunFolder::log(&folder.path), Options::default()).map_err(Failure::outside)?;
-    let log = Arc::new(log);
     let parts = parts(&settings, &example, &folder, &log, backend)?;
     let outcome = work(arguments, parts, &goals, &log)?;
     let view = RunView::read(log.as_ref())?;
@@ -208,17 +201,6 @@ fn agree_on_config(folder: &mut RunFolder, example: &Example) -> Result<(), Fail
     )))
 }
 
-fn check_expectations(file: &Path, goals: &[Goal]) -> Result<(), Failure> {
-    for (place, goal) in goals.iter().enumerate() {
-        if let Some(expect) = &goal.expect {
-            check(expect).map_err(|error| {
-                Failure::usage(format_args!("{}:{}: `expect`: {error}", file.display(), place + 1))
-            })?;
-        }
-    }
-    Ok(())
-}
-
 fn hash(goals: &[Goal]) -> String {
     let mut hasher = blake3::Hasher::new();
     for goal in goals {
@@ -256,7 +238,9 @@ fn judge(view: &RunView, outcome: &Outcome) -> Result<(), Failure> {
     if let Some((id, reason)) = view.refused_goals().next() {
         let refused = view.refused_goals().count();
         return Err(Failure::usage(format_args!(
-            "{refused} goals could not be taken, the first: {id}: {reason}"
+            "{refused} of {} goals could not be taken, the first: {id}: {reason}; mend it and run them \
+             in a new folder",
+            view.goals.len()
         )));
     }
     if let Some(first) = view.contradictions.first() {

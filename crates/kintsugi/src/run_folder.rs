@@ -56,6 +56,18 @@ impl RunFolder {
         TenantId::new(self.manifest.run.to_string()).map_err(Failure::usage)
     }
 
+    /// Checks that nobody else worked here after the folder was looked at and before its log was locked.
+    pub(crate) fn check_unchanged(&self) -> Result<(), Failure> {
+        if manifest_of(&self.path)?.as_ref() == self.is_resumed.then_some(&self.manifest) {
+            return Ok(());
+        }
+        Err(Failure::outside(format_args!(
+            "another process worked in {} in this moment: repeat the command, or name another folder with \
+             --data-dir",
+            self.path.display()
+        )))
+    }
+
     /// Writes the manifest.
     pub(crate) fn save(&self) -> Result<(), Failure> {
         let file = self.path.join(MANIFEST);
@@ -66,6 +78,16 @@ impl RunFolder {
             .and_then(|()| std::fs::rename(&partial, &file))
             .outside(|| format!("write {}", file.display()))
     }
+}
+
+/// There is one kind of log so far.
+pub(crate) fn only_embedded(log: &str) -> Result<(), Failure> {
+    if log == "embedded" {
+        return Ok(());
+    }
+    Err(Failure::usage(format_args!(
+        "--log {log}: this version has the embedded log only; leave the flag out"
+    )))
 }
 
 /// Reads the manifest of the run in `path`, if there is one.
@@ -118,7 +140,7 @@ impl Wanted<'_> {
 /// The folder of the run: the one named, else an unfinished one of the same, else a new one.
 pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Result<RunFolder, Failure> {
     if let Some(path) = data_dir {
-        std::fs::create_dir_all(path).outside(|| format!("create {}", path.display()))?;
+        create(path)?;
         return match manifest_of(path)? {
             None => Ok(wanted.begin(path.to_owned(), RunId::new(&mut SystemIds))),
             Some(manifest) if wanted.fits(&manifest) => {
@@ -145,17 +167,29 @@ pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Res
     }
     let run = RunId::new(&mut SystemIds);
     let path = runs.join(run.to_string());
-    std::fs::create_dir_all(&path).outside(|| format!("create {}", path.display()))?;
+    create(&path)?;
     Ok(wanted.begin(path, run))
+}
+
+fn create(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path).map_err(|error| {
+        Failure::outside(format_args!(
+            "create {}: {error}; name a folder that you may write with --data-dir",
+            path.display()
+        ))
+    })
 }
 
 /// The folder of the run to look at: the one named, else the newest.
 pub(crate) fn to_look_at(data_dir: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = data_dir {
-        return if RunFolder::log(path).is_dir() {
+        return if is_run(path) {
             Ok(path.to_owned())
         } else {
-            Err(Failure::outside(format_args!("{} holds no run: it has no folder `log`", path.display())))
+            Err(Failure::outside(format_args!(
+                "{} holds no run: name the folder that `kintsugi run` was given with --data-dir",
+                path.display()
+            )))
         };
     }
     let mut runs = Vec::new();
@@ -163,11 +197,16 @@ pub(crate) fn to_look_at(data_dir: Option<&Path>) -> Result<PathBuf, Failure> {
         runs.extend(newest_first(&example)?);
     }
     // Ids of runs sort by time.
-    runs.into_iter().filter(|run| RunFolder::log(run).is_dir()).max_by_key(|run| run.file_name().map(ToOwned::to_owned)).ok_or_else(|| {
+    runs.into_iter().filter(|run| is_run(run)).max_by_key(|run| run.file_name().map(ToOwned::to_owned)).ok_or_else(|| {
         Failure::outside(format_args!(
             "there is no run below {RUNS_DIR}: start one with `kintsugi run DIR`, or name its folder with --data-dir"
         ))
     })
+}
+
+/// A start that failed leaves no manifest.
+fn is_run(path: &Path) -> bool {
+    path.join(MANIFEST).is_file() && RunFolder::log(path).is_dir()
 }
 
 fn newest_first(dir: &Path) -> Result<Vec<PathBuf>, Failure> {

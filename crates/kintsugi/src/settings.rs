@@ -1,5 +1,6 @@
 //! Settings: defaults, then the example's `kintsugi.toml`, then `KINTSUGI_SECTION__KEY`, then flags.
 
+use std::fmt;
 use std::path::Path;
 
 use kintsugi_agent::Prices;
@@ -95,10 +96,12 @@ pub(crate) struct HealingSettings {
 /// Resolves the settings of a run.
 pub(crate) fn resolve(file: &Path, flags: &RunArguments) -> Result<Settings, Failure> {
     let mut table = read_file(file)?;
-    for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)) {
-        overlay(&mut table, &name, &value);
+    for (name, value) in std::env::vars_os() {
+        if let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) {
+            overlay(&mut table, name, &value.to_string_lossy())?;
+        }
     }
-    let mut settings: Settings = serde_path(table, file)?;
+    let mut settings: Settings = table.try_into().map_err(|error| explain(file, &error))?;
     if let Some(slots) = flags.slots {
         settings.node.slots = slots;
     }
@@ -119,10 +122,61 @@ pub(crate) fn resolve(file: &Path, flags: &RunArguments) -> Result<Settings, Fai
             ModeArgument::Act => Mode::Act,
         };
     }
-    if settings.node.slots == 0 {
-        return Err(Failure::usage("`slots` is 0: at least one agent has to be on the model"));
-    }
+    settings.check(file)?;
     Ok(settings)
+}
+
+impl Settings {
+    /// Refuses values that no node can run with, before they cost a run.
+    fn check(&self, file: &Path) -> Result<(), Failure> {
+        let Self { node, model, healing, prices } = self;
+        let thresholds = healing.thresholds;
+        let is_price = |price: f64| price.is_finite() && price >= 0.0;
+        let facts: [(bool, &str, &dyn fmt::Display, &str); 10] = [
+            (node.slots > 0, "node.slots", &node.slots, "at least 1"),
+            (node.tool_threads > 0, "node.tool_threads", &node.tool_threads, "at least 1"),
+            (node.tool_ms_max > 0, "node.tool_ms_max", &node.tool_ms_max, "at least 1"),
+            (model.lease_ms_max > 0, "model.lease_ms_max", &model.lease_ms_max, "at least 1"),
+            (
+                model.temperature.is_finite() && model.temperature >= 0.0,
+                "model.temperature",
+                &model.temperature,
+                "a number not below 0",
+            ),
+            (model.top_p > 0.0 && model.top_p <= 1.0, "model.top_p", &model.top_p, "above 0 and at most 1"),
+            (
+                thresholds.recovering <= thresholds.degraded,
+                "healing.thresholds.recovering",
+                &thresholds.recovering.get(),
+                "at most healing.thresholds.degraded",
+            ),
+            (
+                thresholds.failed <= thresholds.recovering,
+                "healing.thresholds.failed",
+                &thresholds.failed.get(),
+                "at most healing.thresholds.recovering",
+            ),
+            (
+                is_price(prices.prompt_usd_per_million),
+                "prices.prompt_usd_per_million",
+                &prices.prompt_usd_per_million,
+                "a number not below 0",
+            ),
+            (
+                is_price(prices.completion_usd_per_million),
+                "prices.completion_usd_per_million",
+                &prices.completion_usd_per_million,
+                "a number not below 0",
+            ),
+        ];
+        let Some((_, key, value, must)) = facts.into_iter().find(|(holds, ..)| !holds) else { return Ok(()) };
+        Err(Failure::usage(format_args!(
+            "setting `{key}` is {value}, it must be {must}: change it in {}, in the variable \
+             {VARIABLE_PREFIX}{} or in its flag",
+            file.display(),
+            key.to_ascii_uppercase().replace('.', "__")
+        )))
+    }
 }
 
 fn read_file(file: &Path) -> Result<Table, Failure> {
@@ -156,28 +210,42 @@ pub(crate) fn did_you_mean(message: &str) -> String {
 }
 
 /// `KINTSUGI_NODE__SLOTS=4` sets `slots` in `[node]`. Variables without `__` mean something else.
-fn overlay(table: &mut Table, name: &str, value: &str) {
-    let Some((section, key)) = name.strip_prefix(VARIABLE_PREFIX).and_then(|rest| rest.split_once("__"))
-    else {
-        return;
-    };
+///
+/// Settings are read after each variable, so that a mistake is told with the variable's name.
+fn overlay(table: &mut Table, name: &str, value: &str) -> Result<(), Failure> {
+    let path = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name).to_ascii_lowercase();
+    let keys: Vec<&str> = path.split("__").collect();
+    if keys.len() < 2 {
+        return Ok(());
+    }
     let parsed = toml::from_str::<Table>(&format!("value = {value}"))
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| Value::String(value.to_owned()));
-    let section = table.entry(section.to_ascii_lowercase()).or_insert_with(|| Value::Table(Table::new()));
-    if let Some(section) = section.as_table_mut() {
-        section.insert(key.to_ascii_lowercase(), parsed);
-    }
-}
-
-fn serde_path(table: Table, file: &Path) -> Result<Settings, Failure> {
-    table.try_into().map_err(|error: toml::de::Error| {
+    set(table, &keys, parsed);
+    table.clone().try_into::<Settings>().map(|_| ()).map_err(|error| {
+        let hint = did_you_mean(error.message());
         Failure::usage(format_args!(
-            "settings from {} and the environment: {}{}",
-            file.display(),
-            error.message(),
-            did_you_mean(error.message())
+            "environment variable {name} is {value:?}: {}{hint}",
+            error.message().trim_end()
         ))
     })
+}
+
+fn set(table: &mut Table, keys: &[&str], value: Value) {
+    match keys {
+        [] => {}
+        [key] => {
+            table.insert((*key).to_owned(), value);
+        }
+        [section, keys @ ..] => {
+            let inner = table.entry((*section).to_owned()).or_insert_with(|| Value::Table(Table::new()));
+            if !inner.is_table() {
+                *inner = Value::Table(Table::new());
+            }
+            if let Some(inner) = inner.as_table_mut() {
+                set(inner, keys, value);
+            }
+        }
+    }
 }

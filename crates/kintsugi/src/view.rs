@@ -96,8 +96,7 @@ impl RunView {
                 )));
                 ControlFlow::Break(())
             }
-        })
-        .map_err(Failure::outside)?;
+        })?;
         refused.map_or(Ok(view), Err)
     }
 

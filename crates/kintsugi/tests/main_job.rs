@@ -2,23 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::common::{example, kintsugi};
+
 const GOALS: usize = 24;
-
-fn example() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/support-desk")
-}
-
-fn kintsugi(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kintsugi"));
-    command.args(arguments);
-    command
-}
 
 fn run_command(folder: &Path) -> Command {
     let mut command = kintsugi(&["run"]);

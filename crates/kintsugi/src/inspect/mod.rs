@@ -19,7 +19,7 @@ use crate::view::RunView;
 /// Opens the log of the run to look at.
 pub(crate) fn open(data_dir: Option<&Path>) -> Result<ReadOnlyLog, Failure> {
     let folder = to_look_at(data_dir)?;
-    ReadOnlyLog::open(RunFolder::log(&folder)).map_err(Failure::outside)
+    Ok(ReadOnlyLog::open(RunFolder::log(&folder))?)
 }
 
 /// Reads the run to look at.

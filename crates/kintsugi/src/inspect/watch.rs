@@ -9,29 +9,29 @@ use serde_json::Value;
 use super::{line, open};
 use crate::cli::WatchArguments;
 use crate::failure::Failure;
+use crate::run_folder::only_embedded;
 
 /// How long to wait for news before looking again.
 const WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
+    only_embedded(&arguments.log)?;
     let log = open(arguments.data_dir.as_deref())?;
     let mut next = if arguments.from_beginning { log.start_lsn() } else { log.end_lsn() };
     let mut failed = None;
     loop {
-        next = log
-            .replay(next, &mut |record| {
-                if !arguments.topics.contains(&record.topic) {
-                    return ControlFlow::Continue(());
+        next = log.replay(next, &mut |record| {
+            if !arguments.topics.contains(&record.topic) {
+                return ControlFlow::Continue(());
+            }
+            match cloud_event(&record).and_then(|event| line(&event.to_string())) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(failure) => {
+                    failed = Some(failure);
+                    ControlFlow::Break(())
                 }
-                match cloud_event(&record).and_then(|event| line(&event.to_string())) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(failure) => {
-                        failed = Some(failure);
-                        ControlFlow::Break(())
-                    }
-                }
-            })
-            .map_err(Failure::outside)?;
+            }
+        })?;
         if let Some(failure) = failed {
             return Err(failure);
         }

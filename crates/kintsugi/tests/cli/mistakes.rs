@@ -1,0 +1,208 @@
+//! Mistakes in what a user writes: each is told with its place and the next step, before anything runs.
+
+use std::path::Path;
+
+use super::common::{example, kintsugi};
+use super::{ask, join, said};
+
+const AGENT: &str = "kind = \"echo\"\nprompt = \"Answer.\"\n";
+const GOAL: &str = "{\"text\":\"hello\"}\n";
+
+/// A small example, `desk`, with a mistake in it.
+struct Attempt {
+    folder: tempfile::TempDir,
+    arguments: Vec<String>,
+    variables: Vec<(&'static str, &'static str)>,
+}
+
+/// A small example with these files, instead of its own where they have the same name.
+fn with(files: &[(&str, &str)]) -> Attempt {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [("agents/echo.toml", AGENT), ("goals.jsonl", GOAL)].iter().chain(files) {
+        let file = folder.path().join("desk").join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, content).unwrap();
+    }
+    Attempt { folder, arguments: Vec::new(), variables: Vec::new() }
+}
+
+impl Attempt {
+    fn without(self, name: &str) -> Self {
+        std::fs::remove_file(self.folder.path().join("desk").join(name)).unwrap();
+        self
+    }
+
+    fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.variables.push((name, value));
+        self
+    }
+
+    fn flags(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `run` refuses it, and no run was begun.
+    fn is_refused(&self, status: i32, words: &[&str]) {
+        let mut command = kintsugi(&["run", "desk", "--data-dir", "data", "--quiet"]);
+        command.args(&self.arguments).envs(self.variables.iter().copied()).current_dir(self.path());
+        said(&mut command).is_refused(status, words);
+        assert!(!self.path().join("data/manifest.json").exists(), "a run was begun");
+    }
+}
+
+#[test]
+fn a_wrong_folder_is_told() {
+    let check = |folder: &str, words: &[&str]| {
+        let attempt = with(&[]);
+        ask(attempt.path(), &["run", folder]).is_refused(2, words);
+    };
+    check("dessk", &["dessk is no folder", "name an example's folder"]);
+    check("desk/goals.jsonl", &["desk/goals.jsonl is no folder"]);
+    check("desk/agents", &["desk/agents is no example", "it has no folder `agents`"]);
+}
+
+#[test]
+fn a_mistake_in_the_goals_is_told_with_file_and_line() {
+    let goals = |text: &str, words: &[&str]| with(&[("goals.jsonl", text)]).is_refused(2, words);
+    goals("hello\n", &["desk/goals.jsonl:1:1: no goal", "one JSON object a line"]);
+    goals(
+        "{\"text\":\"a\"}\n{\"txt\":\"b\"}\n",
+        &["desk/goals.jsonl:2:", "missing field `text`", "required"],
+    );
+    goals("\n{\"text\":\"a\", \"deadline\":\"soon\"}\n", &["desk/goals.jsonl:2:"]);
+    goals("{\"text\":\"a\",\"id\":\"\"}\n", &["desk/goals.jsonl:1:", "id is empty"]);
+    goals("\n\n", &["desk/goals.jsonl holds no goal", "one JSON object a line"]);
+    // The line is the file's, whatever else stands there.
+    goals(
+        "\n{\"text\":\"a\"}\n\n{\"text\":\"b\",\"expect\":{\"tool\":[]}}\n",
+        &["desk/goals.jsonl:4: `expect`", "unknown field `tool`"],
+    );
+    goals(
+        "{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"a\",\"text\":\"y\"}\n",
+        &["desk/goals.jsonl:2: goal id a is taken by another goal in line 1", "an id of its own"],
+    );
+    with(&[]).without("goals.jsonl").is_refused(2, &["no file of goals desk/goals.jsonl", "--goals FILE"]);
+    with(&[]).flags(&["--goals", "mine.jsonl"]).is_refused(2, &["mine.jsonl", "--goals FILE"]);
+    with(&[]).flags(&["--goals", "desk"]).is_refused(2, &["desk is a folder", "--goals FILE"]);
+}
+
+#[test]
+fn a_goal_that_stands_there_twice_is_run_once() {
+    let twice = with(&[("goals.jsonl", "{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"a\",\"text\":\"x\"}\n")]);
+    let arguments = ["run", "desk", "--data-dir", "data", "--quiet", "--format", "json"];
+    let told = ask(twice.path(), &arguments).document();
+    assert_eq!(told["goals"]["submitted"], 1);
+}
+
+#[test]
+fn a_mistake_in_the_settings_is_told_with_file_and_line() {
+    let settings = |text: &str, words: &[&str]| {
+        let words = join(&[&["desk/kintsugi.toml"], words]);
+        with(&[("kintsugi.toml", text)]).is_refused(2, &words);
+    };
+    settings("[node]\nslotz = 3\n", &["line 2", "`slotz`", "did you mean `slots`?"]);
+    settings("[nod]\nslots = 3\n", &["line 1", "`nod`", "did you mean `node`?"]);
+    settings("[node]\n\nslots = \"many\"\n", &["line 3", "slots = \"many\"", "invalid type"]);
+    settings("[model]\nmemory_budget = \"8 parsecs\"\n", &["line 2", "is not a size", "512MiB"]);
+    settings("[node\n", &["line 1"]);
+}
+
+#[test]
+fn a_setting_that_no_node_can_run_with_is_named() {
+    let settings = |text: &str, words: &[&str]| with(&[("kintsugi.toml", text)]).is_refused(2, words);
+    settings("[node]\nslots = 0\n", &["`node.slots` is 0", "at least 1", "desk/kintsugi.toml"]);
+    settings("[node]\ntool_threads = 0\n", &["`node.tool_threads` is 0", "KINTSUGI_NODE__TOOL_THREADS"]);
+    settings("[node]\ntool_ms_max = 0\n", &["`node.tool_ms_max` is 0"]);
+    settings("[model]\nlease_ms_max = 0\n", &["`model.lease_ms_max` is 0"]);
+    settings("[model]\ntemperature = -0.5\n", &["`model.temperature` is -0.5", "not below 0"]);
+    settings("[model]\ntop_p = 1.5\n", &["`model.top_p` is 1.5", "at most 1"]);
+    settings("[model]\ncontext_tokens = 0\n", &["context_tokens is 0"]);
+    settings("[healing.thresholds]\nfailed = 0.5\n", &["`healing.thresholds.failed` is 0.5"]);
+    settings("[prices]\nprompt_usd_per_million = -1.0\n", &["`prices.prompt_usd_per_million` is -1"]);
+    with(&[]).flags(&["--slots", "0"]).is_refused(2, &["`node.slots` is 0", "flag"]);
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_told_with_the_variable() {
+    let variable = |name, value, words: &[&str]| with(&[]).variable(name, value).is_refused(2, words);
+    variable("KINTSUGI_NODE__SLOTZ", "3", &["KINTSUGI_NODE__SLOTZ", "did you mean `slots`?"]);
+    variable("KINTSUGI_NODE__SLOTS", "many", &["KINTSUGI_NODE__SLOTS is \"many\"", "invalid type"]);
+    variable("KINTSUGI_NOD__SLOTS", "3", &["KINTSUGI_NOD__SLOTS", "did you mean `node`?"]);
+    variable("KINTSUGI_HEALING__THRESHOLDS__FAILED", "0.9", &["`healing.thresholds.failed` is 0.9"]);
+    variable("KINTSUGI_LOG", "kintsugi=loud", &["KINTSUGI_LOG", "write levels such as"]);
+}
+
+#[test]
+fn a_model_that_cannot_be_used_is_named() {
+    let model = |name: &str, words: &[&str]| {
+        with(&[]).flags(&["--model", name]).is_refused(3, words);
+    };
+    model("gone.gguf", &["there is no model \"gone.gguf\"", "give the path of a GGUF file"]);
+    model("desk", &["there is no model \"desk\""]);
+    model("desk/goals.jsonl", &["desk/goals.jsonl is damaged", "fetch the file again"]);
+    let cut = with(&[]);
+    let whole = std::fs::read(example().join("../../models/kintsugi-nano.gguf")).unwrap();
+    std::fs::write(cut.path().join("cut.gguf"), &whole[..whole.len() / 2]).unwrap();
+    cut.flags(&["--model", "cut.gguf"]).is_refused(3, &["cut.gguf is damaged", "fetch the file again"]);
+    with(&[("kintsugi.toml", "[model]\nname = \"gone.gguf\"\n")]).is_refused(3, &["\"gone.gguf\""]);
+    // The model is fine, the setting is not.
+    with(&[]).flags(&["--memory-budget", "1MiB"]).is_refused(2, &["1.0 MiB", "raise the budget to"]);
+}
+
+#[test]
+fn a_mistake_in_the_agents_is_told_with_its_file() {
+    let agent = |text: &str, words: &[&str]| {
+        let words = join(&[&["desk/agents/echo.toml"], words]);
+        with(&[("agents/echo.toml", text)]).is_refused(2, &words);
+    };
+    agent("kind = \"echo\"\nprompt = \"x\"\ncoutn = 2\n", &["line 3", "did you mean `count`?"]);
+    agent("kind = \"echo\"\n", &["missing field `prompt`"]);
+    agent("kind = \"echo\"\nprompt = 3\n", &["line 2", "invalid type"]);
+    agent(
+        "kind = \"echo\"\nprompt = \"x\"\ntools = [\"look\"]\n",
+        &["there is no tool `look`", "desk/tools/look.toml"],
+    );
+    agent("kind = \"echo\"\nprompt = \"x\"\ncount = 0\n", &["`count` is 0"]);
+    with(&[("agents/more.toml", AGENT)]).is_refused(2, &["desk/agents/more.toml", "kind `echo`"]);
+    with(&[]).without("agents/echo.toml").is_refused(2, &["desk/agents declares no kind of agent"]);
+}
+
+#[test]
+fn a_mistake_in_the_tools_is_told_with_file_and_key() {
+    let tool = |text: &str, words: &[&str]| {
+        let words = join(&[&["desk/tools/look.toml: "], words]);
+        with(&[("tools/look.toml", text)]).is_refused(2, &words);
+    };
+    let named = "name = \"look\"\ndescription = \"x\"\n";
+    let http = format!("{named}kind = \"http\"\nmethod = \"GET\"\nurl = \"http://localhost/x\"\n");
+    let sql = format!("{named}kind = \"sql\"\nmode = \"read\"\ndatabase = \"gone.db\"\n");
+    tool(&http, &["`safety` is missing", "read_only"]);
+    tool(&format!("{http}safety = \"read_only\"\ntimeot_ms = 1\n"), &["did you mean `timeout_ms`?"]);
+    tool(&format!("{http}safety = \"harmless\"\n"), &["`safety`", "unkeyed"]);
+    tool("name = \"look\"\nkind = \"sqll\"\n", &["`kind`", "did you mean `sql`?"]);
+    tool("name =\n", &["line 1"]);
+    tool(&format!("{sql}[result]\nsql = \"SELECT 1\"\n"), &["`database`", "gone.db"]);
+    // One look mends all of them.
+    with(&[("tools/a.toml", "kind = \"sqll\"\n"), ("tools/b.toml", "kind = \"htp\"\n")])
+        .is_refused(2, &["desk/tools/a.toml: ", "desk/tools/b.toml: "]);
+}
+
+#[test]
+fn a_mistake_in_the_policies_is_told_with_file_and_line() {
+    let policy = |text: &str, words: &[&str]| with(&[("policies/p.yaml", text)]).is_refused(2, words);
+    let one = "policies:\n  - name: a\n    priority: 1\n    when: { fault_type: tool_failure }\n";
+    policy(&format!("{one}    action: retri\n"), &["desk/policies/p.yaml:5:", "did you mean \"retry\"?"]);
+    policy(&format!("{one}    acton: retry\n"), &["desk/policies/p.yaml:5:", "did you mean \"action\"?"]);
+    policy(
+        &format!("{one}    action: retry\n    parameters: {{ attempts: 0 }}\n"),
+        &["desk/policies/p.yaml:2:", "attempts is 0"],
+    );
+    policy("policies: [\n", &["desk/policies/p.yaml:1:"]);
+    with(&[("policies/a.yaml", "policies: []\n"), ("policies/b.yaml", "policies: []\n")])
+        .is_refused(2, &["desk/policies/b.yaml", "one file of policies"]);
+}

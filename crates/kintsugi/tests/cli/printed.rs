@@ -1,0 +1,162 @@
+//! What is printed for programs: the members that others may rely on.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kintsugi_eventlog::embedded::Options;
+use kintsugi_eventlog::{Append, EmbeddedLog, EventLog as _, NewRecord};
+use kintsugi_events::{Envelope, Event, Payload};
+use kintsugi_types::{Clock as _, SystemClock, SystemIds};
+use serde_json::Value;
+
+use super::common::{example, kintsugi};
+use super::{ask, has, join, said};
+
+const RESULT: [&str; 10] =
+    ["goal", "agent", "status", "answer", "actions", "reason", "steps", "tokens", "usd", "wall_ms"];
+const SCORES: [&str; 5] = ["coherence", "completeness", "latency", "memory", "consistency"];
+
+fn check_summary(told: &Value) {
+    has(told, &["run", "example", "seed", "resumed", "wall_s", "goals", "agents", "steps", "tool_calls"]);
+    has(told, &["tokens", "healing", "health", "log", "memory"]);
+    has(&told["goals"], &["submitted", "completed", "partial", "failed", "correct"]);
+    has(&told["agents"], &["total", "idle", "running", "degraded", "recovering", "failed"]);
+    has(&told["tokens"], &["prompt", "cached", "completion"]);
+    let healing = &told["healing"];
+    has(healing, &["faults_injected", "anomalies", "diagnoses", "recoveries", "seams", "seconds_to_heal"]);
+    has(&healing["seconds_to_heal"], &["p50", "p99"]);
+    has(&told["health"], &["mean", "min"]);
+    has(&told["log"], &["kind", "events", "bytes"]);
+    has(&told["memory"], &["budget_bytes", "weights_bytes", "kv_bytes_peak", "total_bytes_peak"]);
+    has(&told["memory"], &["resident_agents_peak", "swaps"]);
+}
+
+#[test]
+fn a_finished_run_is_told_with_the_members_that_are_promised() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut command = kintsugi(&["run"]);
+    command.arg(example()).args(["--goal-count", "3", "--format", "json"]).current_dir(path);
+    // Without --data-dir, and then without it below.
+    let run = said(&mut command);
+    check_summary(&run.document());
+    assert!(run.err.contains("running support-desk: 3 goals"), "{run:?}");
+    assert!(!run.err.contains('\u{1b}'), "{run:?}");
+
+    let goals = ask(path, &["goals", "list", "--format", "json"]).lines();
+    assert_eq!(goals.len(), 3);
+    for goal in &goals {
+        has(goal, &["id", "state", "kind", "agent", "text", "result"]);
+        has(&goal["result"], &RESULT);
+        has(&goal["result"], &["seams"]);
+        assert_eq!(goal["state"], goal["result"]["status"]);
+    }
+    let id = goals[0]["id"].as_str().unwrap();
+    assert_eq!(ask(path, &["goals", "show", id, "--format", "json"]).document(), goals[0]);
+
+    let agents = ask(path, &["agents", "list", "--format", "json"]).lines();
+    assert!(!agents.is_empty());
+    for agent in &agents {
+        has(agent, &["agent", "kind", "state", "health", "scores", "goal", "seams"]);
+        has(&agent["scores"], &SCORES);
+    }
+    let id = agents[0]["agent"].as_str().unwrap();
+    assert_eq!(ask(path, &["agents", "show", id, "--format", "json"]).document(), agents[0]);
+
+    ask(path, &["goals", "show", "nobody"]).is_refused(2, &["no goal nobody", "`kintsugi goals list`"]);
+    ask(path, &["agents", "show", "nobody"]).is_refused(2, &["agent nobody", "`kintsugi agents list`"]);
+    assert_eq!(ask(path, &["goals", "list"]).done().lines().count(), 3);
+    assert_eq!(ask(path, &["agents", "list"]).done().lines().count(), agents.len());
+}
+
+/// A run's folder whose log holds one event of each of these types, as the fixtures of `events` have them.
+fn write_run(folder: &Path, types: &[&str]) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events/tests/fixtures");
+    let source: Arc<str> = "/kintsugi/test".into();
+    let mut sequence = 0;
+    let mut append = Append::default();
+    for name in types {
+        let data = std::fs::read(fixtures.join(format!("{name}.v1.json"))).unwrap();
+        let payload = Payload::from_json(&format!("dev.kintsugi.{name}.v1"), &data).unwrap();
+        let subject = "support-17".parse().unwrap();
+        let mut envelope = Envelope::new(&mut SystemIds, source.clone(), subject, SystemClock.now());
+        if matches!(payload, Payload::Agent(_)) {
+            sequence += 1;
+            envelope.sequence = Some(sequence);
+        }
+        append.records.push(NewRecord::from_event(&Event { envelope, payload }, 0).unwrap());
+    }
+    std::fs::write(folder.join("manifest.json"), "{}").unwrap();
+    let log = EmbeddedLog::open(folder.join("log"), Options::default()).unwrap();
+    log.append_wait(&append).unwrap();
+    log.close().unwrap();
+}
+
+#[test]
+fn a_seam_is_told_from_the_metric_to_the_outcome() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_run(
+        path,
+        &[
+            "goal.published",
+            "agent.created",
+            "goal.accepted",
+            "goal.started",
+            "metric.measured",
+            "anomaly.detected",
+            "diagnosis.made",
+            "recovery.planned",
+            "recovery.started",
+            "recovery.completed",
+        ],
+    );
+    let at = ["--data-dir", ".", "--format", "json"];
+    let seams = ask(path, &join(&[&["seams"], &at])).lines();
+    assert_eq!(seams.len(), 1);
+    let seam = &seams[0];
+    let metric = &seam["metrics"][0];
+    has(metric, &["agent", "goal", "step", "state", "health", "scores", "confidence", "similarity"]);
+    has(metric, &["context_ratio", "latency_ms", "tokens", "tool"]);
+    has(&metric["scores"], &SCORES);
+    has(&metric["latency_ms"], &["queue", "think", "tool", "total"]);
+    has(&metric["tokens"], &["prompt", "cached", "completion"]);
+    has(&metric["tool"], &["name", "ok", "error_tier"]);
+    let anomaly = &seam["anomalies"][0];
+    has(anomaly, &["anomaly", "agent", "goal", "kind", "metric", "value", "baseline", "ratio", "window"]);
+    has(anomaly, &["severity"]);
+    let diagnosis = &seam["diagnosis"];
+    has(diagnosis, &["diagnosis", "agent", "anomalies", "fault_type", "severity", "root_cause"]);
+    has(diagnosis, &["recommended_action", "recoverable", "confidence", "diagnosed_by", "reasoning"]);
+    let recovery = &seam["recovery"];
+    has(recovery, &["recovery", "diagnosis", "agent", "phase", "action", "rung", "parameters", "policy"]);
+    has(recovery, &["attempt", "mode", "health_before", "health_after", "state_before", "state_after"]);
+    has(recovery, &["duration_ms", "outcome"]);
+    let phases: Vec<&str> =
+        seam["phases"].as_array().unwrap().iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
+    assert_eq!(phases, ["planned", "started", "completed"]);
+
+    assert_eq!(ask(path, &join(&[&["seams", "--agent", "support-17"], &at])).lines(), seams);
+    assert!(ask(path, &join(&[&["seams", "--agent", "support-1"], &at])).lines().is_empty());
+    let text = ask(path, &["seams", "--data-dir", "."]);
+    assert!(text.done().contains("retry_with_backoff completed in 180 ms, health 0.71 to 0.97"), "{text:?}");
+
+    // In the middle of its work, with its last seams.
+    let agent = ask(path, &join(&[&["agents", "show", "support-17"], &at])).document();
+    has(&agent["seams"][0], &["recovery", "fault_type", "action", "phase"]);
+    assert_eq!(agent["goal"], "ticket-1");
+    assert_eq!(agent["scores"]["completeness"], 0.0);
+    let goal = ask(path, &join(&[&["goals", "show", "ticket-1"], &at])).document();
+    assert_eq!((goal["state"].as_str(), goal["result"].is_null()), (Some("running"), true));
+
+    let watched = ["watch", "recoveries", "kintsugi.anomalies", "--from-beginning", "--until-end"];
+    let events = ask(path, &join(&[&watched, &at[..2]])).lines();
+    assert_eq!(events.len(), 4);
+    for event in &events {
+        has(
+            event,
+            &["specversion", "id", "source", "type", "subject", "time", "data", "partitionkey", "tenant"],
+        );
+        has(event, &["topic", "partition", "offset"]);
+    }
+}
