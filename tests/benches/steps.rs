@@ -3,13 +3,14 @@
 //! A run is ten steps; each is a model call and a tool call, both durable before the next: two commits. The
 //! reference, in the same run, is a bare write of 512 bytes and one `fdatasync`.
 
-use std::fs::File;
-use std::io::Write as _;
+#[path = "support/sync.rs"]
+mod sync;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use kintsugi_agent::prompt::{Action, decision_text};
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
@@ -20,11 +21,13 @@ use kintsugi_tools::{Registry, Tool, ToolCall, ToolError, ToolOutput};
 use kintsugi_types::{CompletionRequest, GoalId, Role, ToolName, ToolSafety, ToolSpec};
 use serde_json::json;
 
+use crate::sync::sync_time;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Steps of one run, the last of which finishes.
 const STEPS: usize = 10;
-
-/// Writes whose sync is timed for the reference.
-const SYNCS: usize = 200;
 
 #[derive(Debug)]
 struct Instantly {
@@ -61,20 +64,6 @@ fn answer(tool: &ToolName, request: &CompletionRequest) -> String {
         Action::Finish { answer: "done".to_owned() }
     };
     decision_text(&format!("step {said} of the work"), &action)
-}
-
-/// Median time of a small write with `fdatasync`.
-fn sync_time(folder: &Path) -> Result<Duration> {
-    let mut file = File::create(folder.join("reference"))?;
-    let mut times = Vec::with_capacity(SYNCS);
-    for _ in 0..SYNCS {
-        let begun = Instant::now();
-        file.write_all(&[7; 512])?;
-        file.sync_data()?;
-        times.push(begun.elapsed());
-    }
-    times.sort();
-    times.get(SYNCS / 2).copied().context("no sync was timed")
 }
 
 /// Works `runs` runs with `agents` agents at once, and returns how long it took.

@@ -36,8 +36,13 @@ pub(crate) fn test() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [(&str, &str); 3] =
-    [("append", "kintsugi-eventlog"), ("steps", "kintsugi-tests"), ("decode", "kintsugi-inference")];
+const BENCHES: [(&str, &str); 5] = [
+    ("append", "kintsugi-eventlog"),
+    ("steps", "kintsugi-tests"),
+    ("wake", "kintsugi-tests"),
+    ("heal", "kintsugi-tests"),
+    ("decode", "kintsugi-inference"),
+];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {
