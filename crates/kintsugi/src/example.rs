@@ -1,36 +1,21 @@
 //! An example's folder: agents, tools, policies and data.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kintsugi_agent::{KindConfig, Limits};
+use kintsugi_agent::KindConfig;
 use kintsugi_recover::PolicySet;
 use kintsugi_runtime::Population;
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
-use kintsugi_types::{AgentKind, ToolName};
-use serde::Deserialize;
+use kintsugi_types::AgentKind;
 
 use crate::failure::{Explain, Failure};
-use crate::settings::{Settings, did_you_mean};
-
-/// A kind of agent as `agents/*.toml` declares it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KindFile {
-    kind: AgentKind,
-    prompt: String,
-    #[serde(default)]
-    tools: Vec<ToolName>,
-    #[serde(default = "one")]
-    count: u32,
-    #[serde(default)]
-    limits: Limits,
-}
-
-const fn one() -> u32 {
-    1
-}
+use crate::kinds::{self, Kinds};
+use crate::model::Probe;
+use crate::settings::Settings;
 
 /// An example, read.
 pub(crate) struct Example {
@@ -69,31 +54,63 @@ pub(crate) fn name_of(dir: &Path) -> Result<String, Failure> {
     Ok(absolute.file_name().map_or_else(|| "example".to_owned(), |name| name.to_string_lossy().into_owned()))
 }
 
-/// Copies the example's data files to `files`, unless they are there already from before.
-pub(crate) fn copy_data(dir: &Path, files: &Path) -> Result<(), Failure> {
+/// What SQLite keeps beside a database, by the ending of the name.
+const BESIDE_A_DATABASE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Copies the example's data files to `files`.
+///
+/// A resumed run keeps the copies that its tools have worked on. A run that begins takes all of them anew, for a
+/// start that failed may have left copies of what was mended since.
+pub(crate) fn copy_data(dir: &Path, files: &Path, is_resumed: bool) -> Result<(), Failure> {
     std::fs::create_dir_all(files).outside(|| format!("create {}", files.display()))?;
+    let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).outside(|| format!("list {}", dir.display()))? {
         let entry = entry.outside(|| format!("list {}", dir.display()))?;
         let name = entry.file_name();
-        let is_data = entry.path().is_file() && !OWN_FILES.iter().any(|own| name == *own);
-        let target = files.join(&name);
-        if is_data && !target.exists() {
-            // Renamed into place, so that a copy that was cut short is never taken for the data.
-            let partial = files.join(format!(".{}.partial", name.to_string_lossy()));
-            std::fs::copy(entry.path(), &partial)
-                .and_then(|_| std::fs::rename(&partial, &target))
-                .outside(|| format!("copy {} to {}", entry.path().display(), target.display()))?;
+        if entry.path().is_file() && !OWN_FILES.iter().any(|own| name == *own) {
+            names.push(name);
+        }
+    }
+    if !is_resumed {
+        // Before anything is copied, for the example may hold such files too.
+        names.iter().try_for_each(|name| remove_beside(files, name))?;
+    }
+    for name in names {
+        let (from, target) = (dir.join(&name), files.join(&name));
+        if is_resumed && target.exists() {
+            continue;
+        }
+        // Renamed into place, so that a copy that was cut short is never taken for the data.
+        let partial = files.join(format!(".{}.partial", name.to_string_lossy()));
+        std::fs::copy(&from, &partial)
+            .and_then(|_| std::fs::rename(&partial, &target))
+            .outside(|| format!("copy {} to {}", from.display(), target.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes what SQLite left beside an old copy of `name`: it must not be read into the new one.
+fn remove_beside(files: &Path, name: &OsStr) -> Result<(), Failure> {
+    for ending in BESIDE_A_DATABASE {
+        let mut beside = name.to_owned();
+        beside.push(ending);
+        let file = files.join(beside);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => other.outside(|| format!("remove {}", file.display()))?,
         }
     }
     Ok(())
 }
 
-/// Loads an example whose data lies in `files`. `agents` overrides how many agents there are in all.
+/// Loads an example whose data lies in `files`. `agents` overrides how many agents there are in all; `probe` tells
+/// whether their prompts fit.
 pub(crate) fn load(
     dir: &Path,
     files: &Path,
     settings: &Settings,
     agents: Option<u32>,
+    probe: &mut Probe,
 ) -> Result<Example, Failure> {
     let name = name_of(dir)?;
     let mut hasher = blake3::Hasher::new();
@@ -110,59 +127,7 @@ pub(crate) fn load(
     hash_folder(&mut hasher, &tools_dir)?;
     hash_folder(&mut hasher, &dir.join("agents"))?;
     hash_folder(&mut hasher, &dir.join("policies"))?;
-    let (mut kinds, mut population) = (BTreeMap::new(), Vec::new());
-    let declarations = sorted_files(&dir.join("agents"), "toml")?;
-    if declarations.is_empty() {
-        return Err(Failure::usage(format_args!(
-            "{} declares no kind of agent: write one, for example {}",
-            dir.join("agents").display(),
-            dir.join("agents/support.toml").display()
-        )));
-    }
-    for file in declarations {
-        let text = std::fs::read_to_string(&file).outside(|| format!("read {}", file.display()))?;
-        let declared: KindFile = toml::from_str(&text).map_err(|error| {
-            let hint = did_you_mean(error.message());
-            Failure::usage(format_args!("{}: {}{hint}", file.display(), error.to_string().trim_end()))
-        })?;
-        let mut specs = Vec::with_capacity(declared.tools.len());
-        for tool in &declared.tools {
-            let spec = tools.spec(tool).ok_or_else(|| {
-                Failure::usage(format_args!(
-                    "{}: there is no tool `{tool}`: declare it in {}",
-                    file.display(),
-                    tools_dir.join(format!("{tool}.toml")).display()
-                ))
-            })?;
-            specs.push(spec.clone());
-        }
-        if declared.count == 0 {
-            return Err(Failure::usage(format_args!(
-                "{}: `count` is 0: a kind needs at least one agent, or take the file away",
-                file.display()
-            )));
-        }
-        if kinds.contains_key(&declared.kind) {
-            return Err(Failure::usage(format_args!(
-                "{}: another file declares the kind `{}` too: give each kind one file",
-                file.display(),
-                declared.kind
-            )));
-        }
-        population.push(Population { kind: declared.kind.clone(), count: declared.count });
-        let config = KindConfig {
-            kind: declared.kind.clone(),
-            instructions: declared.prompt,
-            tools: specs,
-            limits: declared.limits,
-            prices: settings.prices,
-            thresholds: settings.healing.thresholds,
-            temperature: settings.model.temperature,
-            top_p: settings.model.top_p,
-            context_tokens: settings.model.context_tokens,
-        };
-        kinds.insert(declared.kind, Arc::new(config));
-    }
+    let Kinds { configs: kinds, mut population } = kinds::load(dir, &tools, settings, probe)?;
     if let Some(wanted) = agents {
         share_out(&mut population, wanted)?;
     }
@@ -174,8 +139,11 @@ pub(crate) fn load(
     Ok(Example { name, tools: Arc::new(tools), kinds, population, policies, config_hash })
 }
 
+/// YAML is written with either ending.
+const POLICY_ENDINGS: [&str; 2] = ["yaml", "yml"];
+
 fn load_policies(dir: &Path) -> Result<PolicySet, Failure> {
-    let files = if dir.is_dir() { sorted_files(dir, "yaml")? } else { Vec::new() };
+    let files = if dir.is_dir() { sorted_files(dir, &POLICY_ENDINGS)? } else { Vec::new() };
     match files.as_slice() {
         [] => Ok(PolicySet::builtin()),
         [file] => {
@@ -210,11 +178,12 @@ fn share_out(population: &mut [Population], wanted: u32) -> Result<(), Failure> 
     Ok(())
 }
 
-fn sorted_files(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, Failure> {
+/// The files in `dir` with one of these endings, by name.
+pub(crate) fn sorted_files(dir: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).outside(|| format!("list {}", dir.display()))? {
         let path = entry.outside(|| format!("list {}", dir.display()))?.path();
-        if path.extension().is_some_and(|found| found == extension) {
+        if path.extension().is_some_and(|found| endings.iter().any(|ending| found == *ending)) {
             files.push(path);
         }
     }
@@ -227,8 +196,8 @@ fn hash_folder(hasher: &mut blake3::Hasher, dir: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let mut files: Vec<PathBuf> = Vec::new();
-    for extension in ["toml", "yaml"] {
-        files.extend(sorted_files(dir, extension)?);
+    for endings in [["toml"].as_slice(), &POLICY_ENDINGS] {
+        files.extend(sorted_files(dir, endings)?);
     }
     for file in files {
         let bytes = std::fs::read(&file).outside(|| format!("read {}", file.display()))?;

@@ -14,6 +14,12 @@ use crate::failure::Failure;
 ///
 /// A goal that stands there twice, with the same id and content, is taken once.
 pub(crate) fn goals(file: &Path, count: Option<usize>, tenant: &TenantId) -> Result<Vec<Goal>, Failure> {
+    if count == Some(0) {
+        return Err(Failure::usage(format_args!(
+            "--goal-count is 0, it must be at least 1: leave the flag out to take the goals of {} once",
+            file.display()
+        )));
+    }
     let text = text_of(file)?;
     let mut goals: Vec<Goal> = Vec::new();
     // Of each id, the goal's place among the goals and its line.

@@ -6,6 +6,7 @@ mod example;
 mod failure;
 mod goals_file;
 mod inspect;
+mod kinds;
 mod model;
 mod progress;
 mod run;

@@ -3,10 +3,14 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use kintsugi_agent::KindConfig;
+use kintsugi_agent::prompt::system_message;
 use kintsugi_gpu_scheduler::BackendFactory;
 use kintsugi_inference::{
-    Backend, CandleEngine, EngineConfig, InferenceError, ModelSource, configure_threads,
+    AdmitError, Backend, CandleEngine, EngineConfig, InferenceError, ModelSource, RequestId,
+    configure_threads,
 };
+use kintsugi_types::{CompletionRequest, Grammar, Message, Role, Sampling};
 
 use crate::failure::Failure;
 use crate::settings::{ModelSettings, SHIPPED_MODEL};
@@ -14,9 +18,32 @@ use crate::settings::{ModelSettings, SHIPPED_MODEL};
 /// The model that comes with the program.
 static SHIPPED_GGUF: &[u8] = include_bytes!("../../../models/kintsugi-nano.gguf");
 
-/// Makes a factory of engines, after one engine was made and thrown away to find what is wrong before anything
-/// else is started.
-pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<BackendFactory, Failure> {
+/// The engine that was made to find what is wrong before anything else is started. It has to be dropped before
+/// another is made: each takes the whole budget.
+#[derive(Debug)]
+pub(crate) struct Probe(CandleEngine);
+
+impl Probe {
+    /// Whether the instructions and tools of a kind and the longest answer leave room for a goal in the context.
+    pub(crate) fn try_prompt(&mut self, kind: &KindConfig) -> Result<(), AdmitError> {
+        let request = CompletionRequest {
+            messages: vec![
+                system_message(&kind.instructions, &kind.tools),
+                Message::new(Role::User, String::new()),
+            ],
+            grammar: Grammar::Free,
+            sampling: Sampling { temperature: kind.temperature, top_p: kind.top_p, seed: 0 },
+            tokens_max: kind.limits.answer_tokens_max,
+        };
+        let id = RequestId(0);
+        self.0.admit(id, request)?;
+        self.0.cancel(id);
+        Ok(())
+    }
+}
+
+/// Makes a factory of engines, and one engine to try things with.
+pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<(BackendFactory, Probe), Failure> {
     set_threads(settings.threads)?;
     let model = source(&settings.name)?;
     let slots = u32::try_from(slots).unwrap_or(u32::MAX);
@@ -27,11 +54,12 @@ pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<BackendF
         memory_budget: settings.memory_budget,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT.max(slots),
     };
-    drop(CandleEngine::load(&config).map_err(explain)?);
-    Ok(Box::new(move || {
+    let probe = Probe(CandleEngine::load(&config).map_err(explain)?);
+    let factory: BackendFactory = Box::new(move || {
         let engine = CandleEngine::load(&config).map_err(|error| error.to_string())?;
         Ok(Box::new(engine) as Box<dyn Backend>)
-    }))
+    });
+    Ok((factory, probe))
 }
 
 /// A setting that does not go with the model is the user's to mend; for a model that cannot be read another is needed.

@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let anyone = TenantId::default();
     let goals = goals_file::goals(&goals_file, arguments.goal_count, &anyone)?;
     // First of all, for it settles how many threads compute, and finds a broken model before anything is written.
-    let backend = model::factory(&settings.model, settings.node.slots)?;
+    let (backend, mut probe) = model::factory(&settings.model, settings.node.slots)?;
     let wanted =
         Wanted { example: &name, goals_hash: hash(&goals), goals: goals.len(), seed: settings.node.seed };
     let mut folder = find_or_begin(arguments.data_dir.as_deref(), &wanted)?;
@@ -54,8 +54,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
     folder.check_unchanged()?;
     let files = folder.path.join("files");
-    example::copy_data(dir, &files)?;
-    let example = example::load(dir, &files, &settings, arguments.agents)?;
+    example::copy_data(dir, &files, folder.is_resumed)?;
+    let example = example::load(dir, &files, &settings, arguments.agents, &mut probe)?;
+    // Its memory is the engine's that works.
+    drop(probe);
     agree_on_config(&mut folder, &example)?;
     say(arguments, &opening(&folder, &example, &settings));
     let tenant = folder.tenant()?;

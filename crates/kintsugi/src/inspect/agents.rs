@@ -1,10 +1,10 @@
 //! `agents list` and `agents show`.
 
-use kintsugi_events::Subject;
-use kintsugi_types::AgentId;
+use kintsugi_events::{Recovery, Subject};
+use kintsugi_types::{AgentId, Score};
 use serde_json::{Value, json};
 
-use super::{document, line, view};
+use super::{document, entry, line, view};
 use crate::cli::{AgentArguments, Format, Where};
 use crate::failure::Failure;
 use crate::view::{AgentView, RunView};
@@ -12,14 +12,18 @@ use crate::view::{AgentView, RunView};
 /// How many of an agent's seams are shown with it.
 const SEAMS_SHOWN: usize = 5;
 
-fn told(id: &AgentId, agent: &AgentView, run: &RunView) -> Value {
-    let seams: Vec<Value> = run
-        .recoveries
+/// The newest recoveries of an agent, newest first.
+fn last_seams<'a>(id: &AgentId, run: &'a RunView) -> impl Iterator<Item = &'a Recovery> {
+    run.recoveries
         .values()
         .filter_map(|seam| seam.last())
-        .filter(|recovery| matches!(&recovery.agent, Subject::Agent(of) if of == id))
+        .filter(move |recovery| matches!(&recovery.agent, Subject::Agent(of) if of == id))
         .rev()
         .take(SEAMS_SHOWN)
+}
+
+fn told(id: &AgentId, agent: &AgentView, run: &RunView) -> Value {
+    let seams: Vec<Value> = last_seams(id, run)
         .map(|recovery| {
             json!({
                 "recovery": recovery.recovery,
@@ -72,5 +76,43 @@ pub(crate) fn show(arguments: &AgentArguments) -> Result<(), Failure> {
             arguments.id
         ))
     })?;
-    document(&told(id, agent, &run))
+    match arguments.place.format {
+        Format::Json => document(&told(id, agent, &run)),
+        Format::Text => write(id, agent, &run),
+    }
+}
+
+/// One agent for a person: what it does, how well it is, and how it was mended.
+fn write(id: &AgentId, agent: &AgentView, run: &RunView) -> Result<(), Failure> {
+    entry("agent", id.as_ref())?;
+    entry("kind", &agent.kind)?;
+    entry("state", agent.shown())?;
+    if let Some(reason) = &agent.quarantined {
+        entry("quarantined", reason)?;
+    }
+    entry("goal", agent.current.as_ref().map_or("-", AsRef::as_ref))?;
+    entry("goals", &format!("{} queued, {} ended", agent.queued, agent.goals_ended))?;
+    entry("journal", &format!("{} events", agent.sequence))?;
+    let scores = agent.last_metric.as_ref().map(|metric| metric.scores).unwrap_or_default();
+    for (name, score) in [
+        ("health", agent.last_metric.as_ref().map(|metric| metric.health)),
+        ("coherence", scores.coherence),
+        ("completeness", scores.completeness),
+        ("latency", scores.latency),
+        ("memory", scores.memory),
+        ("consistency", scores.consistency),
+    ] {
+        entry(name, &graded(score))?;
+    }
+    let seams: Vec<String> = last_seams(id, run)
+        .map(|recovery| {
+            let (fault, action) = (recovery.fault_type.name(), recovery.action.name());
+            format!("{} {fault}: {action} {}", recovery.recovery, recovery.phase.name())
+        })
+        .collect();
+    entry("seams", &seams.join("\n"))
+}
+
+fn graded(score: Option<Score>) -> String {
+    score.map_or_else(|| "not measured".to_owned(), |score| format!("{:.2}", score.get()))
 }

@@ -40,3 +40,19 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
 pub(crate) fn document(value: &Value) -> Result<(), Failure> {
     line(&serde_json::to_string_pretty(value).map_err(Failure::job)?)
 }
+
+/// How wide the names of entries are.
+const NAME_CHARS: usize = 12;
+
+/// Writes a name and its value for a person. A value of several lines goes on below its first.
+pub(crate) fn entry(name: &str, value: &str) -> Result<(), Failure> {
+    let mut lines = value.lines().map(plain);
+    let first = lines.next().unwrap_or_else(|| "-".to_owned());
+    line(&format!("{name:<NAME_CHARS$}  {first}"))?;
+    lines.try_for_each(|more| line(format!("{:NAME_CHARS$}  {more}", "").trim_end()))
+}
+
+/// What others wrote, with a space for each control character: a terminal acts on those.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

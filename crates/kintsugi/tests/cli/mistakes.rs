@@ -92,6 +92,13 @@ fn a_mistake_in_the_goals_is_told_with_file_and_line() {
 }
 
 #[test]
+fn no_goals_at_all_are_refused() {
+    with(&[])
+        .flags(&["--goal-count", "0"])
+        .is_refused(2, &["--goal-count is 0", "at least 1", "desk/goals.jsonl"]);
+}
+
+#[test]
 fn a_goal_that_stands_there_twice_is_run_once() {
     let twice = with(&[("goals.jsonl", "{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"a\",\"text\":\"x\"}\n")]);
     let arguments = ["run", "desk", "--data-dir", "data", "--quiet", "--format", "json"];
@@ -173,6 +180,42 @@ fn a_mistake_in_the_agents_is_told_with_its_file() {
 }
 
 #[test]
+fn a_limit_that_no_goal_can_be_worked_under_is_named_with_its_file() {
+    let limits = |line: &str, words: &[&str]| {
+        let words = join(&[&["desk/agents/echo.toml: "], words]);
+        with(&[("agents/echo.toml", &format!("{AGENT}[limits]\n{line}\n"))]).is_refused(2, &words);
+    };
+    limits("steps_max = 0", &["`limits.steps_max` is 0", "at least 1"]);
+    limits("tokens_max = 0", &["`limits.tokens_max` is 0"]);
+    limits("seconds_max = nan", &["`limits.seconds_max` is NaN", "above 0"]);
+    limits("usd_max = 0.0", &["`limits.usd_max` is 0"]);
+    limits("answer_tokens_max = 0", &["`limits.answer_tokens_max` is 0"]);
+    limits("queue_max = 0", &["`limits.queue_max` is 0"]);
+    limits("attempts_max = 0", &["`limits.attempts_max` is 0"]);
+}
+
+#[test]
+fn a_context_without_room_for_prompt_and_answer_is_told_with_what_can_be_changed() {
+    let small = with(&[("kintsugi.toml", "[model]\ncontext_tokens = 100\n")]);
+    small.is_refused(
+        2,
+        &[
+            "desk/agents/echo.toml: ",
+            "an answer up to 160 (`limits.answer_tokens_max`)",
+            "the context has 100",
+            "raise `model.context_tokens` in desk/kintsugi.toml",
+            "KINTSUGI_MODEL__CONTEXT_TOKENS",
+        ],
+    );
+    // Whatever the setting says, the model has an end.
+    let large = with(&[
+        ("kintsugi.toml", "[model]\ncontext_tokens = 1000000\n"),
+        ("agents/echo.toml", &format!("{AGENT}[limits]\nanswer_tokens_max = 900000\n")),
+    ]);
+    large.is_refused(2, &["desk/agents/echo.toml: ", "900000", "the model takes no longer one"]);
+}
+
+#[test]
 fn a_mistake_in_the_tools_is_told_with_file_and_key() {
     let tool = |text: &str, words: &[&str]| {
         let words = join(&[&["desk/tools/look.toml: "], words]);
@@ -186,7 +229,10 @@ fn a_mistake_in_the_tools_is_told_with_file_and_key() {
     tool(&format!("{http}safety = \"harmless\"\n"), &["`safety`", "unkeyed"]);
     tool("name = \"look\"\nkind = \"sqll\"\n", &["`kind`", "did you mean `sql`?"]);
     tool("name =\n", &["line 1"]);
-    tool(&format!("{sql}[result]\nsql = \"SELECT 1\"\n"), &["`database`", "gone.db"]);
+    tool(
+        &format!("{sql}[result]\nsql = \"SELECT 1\"\n"),
+        &["`database` names gone.db", "no file data/files/gone.db", "put gone.db at the top of the example"],
+    );
     // One look mends all of them.
     with(&[("tools/a.toml", "kind = \"sqll\"\n"), ("tools/b.toml", "kind = \"htp\"\n")])
         .is_refused(2, &["desk/tools/a.toml: ", "desk/tools/b.toml: "]);
@@ -205,4 +251,33 @@ fn a_mistake_in_the_policies_is_told_with_file_and_line() {
     policy("policies: [\n", &["desk/policies/p.yaml:1:"]);
     with(&[("policies/a.yaml", "policies: []\n"), ("policies/b.yaml", "policies: []\n")])
         .is_refused(2, &["desk/policies/b.yaml", "one file of policies"]);
+    // Both endings of YAML are read.
+    with(&[("policies/p.yml", "policies: [\n")]).is_refused(2, &["desk/policies/p.yml:1:"]);
+    with(&[("policies/a.yaml", "policies: []\n"), ("policies/b.yml", "policies: []\n")])
+        .is_refused(2, &["desk/policies/b.yml", "one file of policies"]);
+}
+
+#[test]
+fn data_that_was_mended_after_a_failed_start_is_taken_anew() {
+    let look = "name = \"look\"\ndescription = \"x\"\nkind = \"sql\"\nmode = \"read\"\ndatabase = \"words.db\"\n\
+                [result]\nsql = \"SELECT word FROM words\"\n";
+    let attempt = with(&[("tools/look.toml", look)]);
+    let make = |sql: &str| {
+        let database = rusqlite::Connection::open(attempt.path().join("desk/words.db")).unwrap();
+        database.execute_batch(sql).unwrap();
+        database.close().unwrap();
+    };
+    make("CREATE TABLE wrods (word TEXT)");
+    attempt.is_refused(2, &["desk/tools/look.toml: ", "no such table: words"]);
+    let copy = attempt.path().join("data/files/words.db");
+    assert!(copy.is_file(), "the start did not fail late");
+    // As if the first start had been killed.
+    std::fs::write(copy.with_extension("db-wal"), "left over").unwrap();
+    make("ALTER TABLE wrods RENAME TO words; INSERT INTO words VALUES ('mended')");
+    let arguments = ["run", "desk", "--data-dir", "data", "--quiet", "--format", "json"];
+    let told = ask(attempt.path(), &arguments).document();
+    assert_eq!((&told["goals"]["submitted"], &told["resumed"]), (&1.into(), &false.into()));
+    let copy = rusqlite::Connection::open(copy).unwrap();
+    let word: String = copy.query_row("SELECT word FROM words", [], |row| row.get(0)).unwrap();
+    assert_eq!(word, "mended");
 }

@@ -69,6 +69,16 @@ fn a_finished_run_is_told_with_the_members_that_are_promised() {
     assert_eq!(ask(path, &["agents", "list"]).done().lines().count(), agents.len());
 }
 
+/// Appends one event to the log of the run in `folder`.
+fn append(folder: &Path, payload: Payload) {
+    let subject = "support-17".parse().unwrap();
+    let envelope = Envelope::new(&mut SystemIds, "/kintsugi/test".into(), subject, SystemClock.now());
+    let record = NewRecord::from_event(&Event { envelope, payload }, 0).unwrap();
+    let log = EmbeddedLog::open(folder.join("log"), Options::default()).unwrap();
+    log.append_wait(&Append { records: vec![record], ..Append::default() }).unwrap();
+    log.close().unwrap();
+}
+
 /// A run's folder whose log holds one event of each of these types, as the fixtures of `events` have them.
 fn write_run(folder: &Path, types: &[&str]) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events/tests/fixtures");
@@ -90,6 +100,77 @@ fn write_run(folder: &Path, types: &[&str]) {
     let log = EmbeddedLog::open(folder.join("log"), Options::default()).unwrap();
     log.append_wait(&append).unwrap();
     log.close().unwrap();
+}
+
+#[test]
+fn a_goal_and_an_agent_are_shown_for_people_unless_json_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_run(
+        path,
+        &[
+            "goal.published",
+            "agent.created",
+            "goal.accepted",
+            "goal.started",
+            "metric.measured",
+            "recovery.planned",
+            "recovery.started",
+            "recovery.completed",
+            "goal.ended",
+            "result.completed",
+        ],
+    );
+    let show = |words: &[&str]| ask(path, &join(&[words, &["--data-dir", "."]]));
+    let goal = show(&["goals", "show", "ticket-1"]);
+    assert_eq!(
+        goal.done(),
+        "goal          ticket-1\n\
+         state         completed\n\
+         kind          support\n\
+         agent         support-17\n\
+         text          Hi, order 10482 never came …\n\
+         answer        Your order is on its way.\n\
+         actions       lookup_order {\"order\":10482}: ok\n\
+         work          3 steps in 1234 ms, 812 prompt tokens, 41 generated, 0.0004 USD\n\
+         seams         1\n"
+    );
+    assert_eq!(show(&["goals", "show", "ticket-1", "--format", "text"]).out, goal.out);
+    assert_eq!(show(&["goals", "show", "ticket-1", "--format", "json"]).document()["state"], "completed");
+
+    let agent = show(&["agents", "show", "support-17"]);
+    assert_eq!(
+        agent.done(),
+        "agent         support-17\n\
+         kind          support\n\
+         state         idle\n\
+         goal          -\n\
+         goals         0 queued, 1 ended\n\
+         journal       4 events\n\
+         health        0.71\n\
+         coherence     1.00\n\
+         completeness  0.00\n\
+         latency       not measured\n\
+         memory        1.00\n\
+         consistency   not measured\n\
+         seams         rec_01931f2a7c0070008000000000000001 tool_failure: retry_with_backoff completed\n"
+    );
+    assert_eq!(show(&["agents", "show", "support-17", "--format", "text"]).out, agent.out);
+    assert_eq!(show(&["agents", "show", "support-17", "--format", "json"]).document()["state"], "idle");
+}
+
+#[test]
+fn what_others_wrote_reaches_the_terminal_as_text_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    write_run(path, &["goal.published"]);
+    // Its bytes are as the producer wrote them; a goal of two lines stays one of two lines.
+    let goal = "{\"id\":\"a\",\"text\":\"one\\n\\u001b[2Jtwo\"}";
+    let payload = Payload::from_json("dev.kintsugi.goal.published.v1", goal.as_bytes()).unwrap();
+    append(path, payload);
+    let told = ask(path, &["goals", "show", "a", "--data-dir", "."]);
+    assert!(told.done().contains("text          one\n               [2Jtwo\n"), "{told:?}");
+    assert!(ask(path, &["goals", "list", "--data-dir", "."]).done().contains("one  [2Jtwo"));
 }
 
 #[test]

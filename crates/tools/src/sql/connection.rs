@@ -26,6 +26,13 @@ pub(super) fn open(folder: &Path, name: &str) -> Result<SharedConnection, String
         return Err("must be a path within the folder of data files".to_owned());
     }
     let path = folder.join(relative);
+    if !path.is_file() {
+        return Err(format!(
+            "names {name}, and there is no file {}: put {name} at the top of the example's folder, from where \
+             data files are copied, or mend the name",
+            path.display()
+        ));
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let describe = |error: rusqlite::Error| format!("{}: {error}", path.display());
     let connection = Connection::open_with_flags(&path, flags).map_err(describe)?;
