@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use kintsugi_agent::prompt::{Action, FINISH, decision_text};
 use kintsugi_agent::{KindConfig, Limits, Prices};
 use kintsugi_eventlog::EventLog;
@@ -17,12 +18,14 @@ use kintsugi_gpu_scheduler::{RebuildPolicy, SchedulerConfig, scripted};
 use kintsugi_recover::PolicySet;
 use kintsugi_runtime::config::{CommandProbe, EffectProbe};
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{NodeConfig, Population};
+use kintsugi_runtime::{Node, NodeConfig, Population};
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
 use kintsugi_types::{
     AgentKind, ByteCount, CompletionRequest, GoalId, RetryPolicy, Role, SystemClock, TenantId, ToolName,
 };
 use serde_json::{Value, json};
+
+use crate::audit::Audit;
 
 /// Agents that share the goals.
 pub const AGENTS: u32 = 6;
@@ -39,20 +42,33 @@ pub struct Wiring {
     pub effect_probe: Option<EffectProbe>,
     /// How long a parked agent waits before it helps itself, in milliseconds; 30 s where missing.
     pub park_ms: Option<u64>,
-    /// The longest wait for a tool, in milliseconds; 5 s where missing.
+    /// The longest wait for a tool, in milliseconds; 30 s where missing.
     pub tool_ms_max: Option<u64>,
+    /// Tool calls at the same time; 4 where missing.
+    pub tool_threads: Option<usize>,
+    /// How much the node does by itself.
+    pub mode: Mode,
+}
+
+/// The declaration of the script's HTTP tool at `url`: how it may be repeated, and how long it may take.
+pub fn charge_tool(url: &str, safety: &str, timeout_ms: u64) -> String {
+    format!(
+        "name = \"charge\"\nkind = \"http\"\ndescription = \"charge the customer\"\nsafety = \"{safety}\"\nmethod = \"POST\"\n\
+         url = \"{url}/charge/{{number}}\"\ntimeout_ms = {timeout_ms}\n\n[parameters]\nrequired = [\"number\"]\n\
+         [parameters.properties.number]\ntype = \"integer\"\n"
+    )
 }
 
 /// Writes the two tools of the script to `folder/tools`, with the HTTP one at `url`, and the database that the other
 /// one writes to.
 pub fn prepare(folder: &Path, url: &str) -> Result<()> {
+    prepare_with(folder, &charge_tool(url, "unkeyed", 20_000))
+}
+
+/// Prepares `folder` as [`prepare`] does, with `charge` as the declaration of the HTTP tool.
+pub fn prepare_with(folder: &Path, charge: &str) -> Result<()> {
     let tools = folder.join("tools");
     std::fs::create_dir_all(&tools).context("create tools")?;
-    let charge = format!(
-        "name = \"charge\"\nkind = \"http\"\ndescription = \"charge the customer\"\nsafety = \"unkeyed\"\nmethod = \"POST\"\n\
-         url = \"{url}/charge/{{number}}\"\ntimeout_ms = 20000\n\n[parameters]\nrequired = [\"number\"]\n\
-         [parameters.properties.number]\ntype = \"integer\"\n"
-    );
     let record = "name = \"record\"\nkind = \"sql\"\ndescription = \"record the charge\"\ndatabase = \"ledger.db\"\n\
          mode = \"write\"\n\n[parameters]\nrequired = [\"number\"]\n[parameters.properties.number]\ntype = \"integer\"\n\n\
          [[write]]\nsql = \"INSERT INTO ledger (effect, number) VALUES (:effect, :number)\"\n\n[result]\n\
@@ -89,7 +105,7 @@ pub fn goals(count: usize) -> Result<Vec<Goal>> {
 }
 
 /// What the scripted model answers: it reads the number from the goal, and how far it is from the prompt.
-fn answer(request: &CompletionRequest) -> String {
+pub fn answer(request: &CompletionRequest) -> String {
     let number: Value = request
         .messages
         .iter()
@@ -112,12 +128,16 @@ fn answer(request: &CompletionRequest) -> String {
     decision_text(&format!("step {said} of {number}"), &action)
 }
 
-/// The parts of a scripted node that lives in `folder`.
-pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<NodeParts> {
+/// The tools that were prepared in `folder`.
+pub fn tools(folder: &Path) -> Result<Registry> {
     let databases = DatabaseSource::Folder(folder.to_owned());
     let context = LoadContext { databases: &databases, secrets: &|_| None };
-    let tools = Registry::load(&folder.join("tools"), &context)?;
-    parts_with(folder, log, tools, AGENTS, answer, wiring)
+    Ok(Registry::load(&folder.join("tools"), &context)?)
+}
+
+/// The parts of a scripted node that lives in `folder`.
+pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<NodeParts> {
+    parts_with(folder, log, tools(folder)?, AGENTS, answer, wiring)
 }
 
 /// The parts of a node with these tools, so many agents, and a model that answers by `answer`. All agents may be at
@@ -157,7 +177,7 @@ pub fn parts_with(
             kinds: BTreeMap::from([(kind.clone(), Arc::new(config))]),
             population: vec![Population { kind, count: agents }],
             policies: Arc::new(PolicySet::parse(POLICIES, "recovery.yaml")?),
-            mode: Mode::Act,
+            mode: wiring.mode,
             runnable_max: slots * 2,
             seed: 1,
             restart: RetryPolicy {
@@ -168,7 +188,7 @@ pub fn parts_with(
                 jitter: 0.5,
             },
             restart_window_ms: 10_000,
-            tool_threads: 4,
+            tool_threads: wiring.tool_threads.unwrap_or(4),
             tool_ms_max: wiring.tool_ms_max.unwrap_or(30_000),
             before_decide: wiring.before_decide,
             effect_probe: wiring.effect_probe,
@@ -185,4 +205,41 @@ pub fn parts_with(
         backend: scripted::instant(answer),
         clock: Arc::new(SystemClock),
     })
+}
+
+/// Works `goals` on a node of these parts until all are settled and `during`, which sees the node again and again,
+/// says that nothing else is to come. Then stops the node and audits its log.
+///
+/// Fails where the node ends by itself or takes longer than `patience`, and where it breaks what every run promises:
+/// no invariant is broken, nothing in the log contradicts itself, and each goal has one result.
+pub fn work(
+    parts: NodeParts,
+    goals: &[Goal],
+    patience: Duration,
+    during: &mut dyn FnMut(&Node) -> bool,
+) -> Result<Audit> {
+    let log = parts.log.clone();
+    let node = Node::start(parts)?;
+    node.publish(goals)?;
+    let begun = Instant::now();
+    loop {
+        let is_settled = node.status().goals_settled() >= goals.len() as u64;
+        let is_enough = during(&node);
+        if is_settled && is_enough {
+            break;
+        }
+        ensure!(!node.has_ended(), "the node ended by itself: {:?}", node.status());
+        ensure!(begun.elapsed() < patience, "not done in time: {:?}", Audit::of(log.as_ref())?);
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    let violations = node.invariants().total();
+    node.stop();
+    ensure!(violations == 0, "{violations} invariants were broken");
+    let audit = Audit::of(log.as_ref())?;
+    ensure!(audit.contradictions.is_empty(), "{:?}", audit.contradictions);
+    ensure!(audit.goals.len() == goals.len(), "{} of {} goals were taken", audit.goals.len(), goals.len());
+    for (goal, results) in &audit.goals {
+        ensure!(results.len() == 1, "goal {goal} has {} results", results.len());
+    }
+    Ok(audit)
 }

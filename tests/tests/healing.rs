@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
-use kintsugi_events::GoalStatus;
+use kintsugi_events::{GoalStatus, Mode, RecoveryPhase};
 use kintsugi_runtime::Node;
 use kintsugi_runtime::node::Part;
 use kintsugi_tests::audit::Audit;
@@ -73,6 +73,20 @@ fn a_tool_that_is_down_gets_a_breaker_that_opens_and_closes_again() {
     assert_eq!(completed(&audit), 6);
     assert_eq!(server.acts().len(), 6);
     assert!(audit.healed.contains_key("circuit_breaker"), "{:?}", audit.healed);
+}
+
+#[test]
+fn a_node_that_only_watches_plans_and_does_nothing() {
+    for mode in [Mode::Observe, Mode::Recommend] {
+        let behaviour: Behaviour = Arc::new(|n| if n < 4 { (503, "{}".to_owned()) } else { fine() });
+        let (audit, _) = work(2, behaviour, Wiring { mode, ..Wiring::default() }, &mut |_| {});
+        // The agents help themselves.
+        assert_eq!(completed(&audit), 2, "{mode:?}");
+        assert!(!audit.recoveries.is_empty(), "{mode:?}: nothing was planned");
+        let is_abandoned = |phase: &RecoveryPhase| *phase == RecoveryPhase::Abandoned;
+        assert!(audit.recoveries.values().all(is_abandoned), "{mode:?}: {:?}", audit.recoveries);
+        assert!(audit.healed.is_empty(), "{mode:?}: {:?}", audit.healed);
+    }
 }
 
 #[test]

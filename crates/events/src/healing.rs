@@ -395,7 +395,7 @@ pub struct Recovery {
     pub state_after: Option<HealthState>,
     /// From planned to this phase, in milliseconds.
     pub duration_ms: Option<u64>,
-    /// What came of it, in words.
+    /// What came of it, in words; on a plan, why the mode forbids it.
     pub outcome: Option<String>,
     /// Sequence of the agent's journal that the anomaly saw; a recovery is abandoned when the agent has moved on.
     #[serde(default)]
@@ -405,4 +405,11 @@ pub struct Recovery {
     pub step: u32,
     /// What is mended, in the diagnosis's words.
     pub fault_type: FaultType,
+}
+
+impl Recovery {
+    /// Whether it is a plan that the mode forbids: it is told, and nobody acts on it.
+    pub fn is_forbidden(&self) -> bool {
+        self.phase == RecoveryPhase::Planned && self.outcome.is_some()
+    }
 }

@@ -296,16 +296,10 @@ impl Planner<'_> {
         for (name, time) in times {
             recovery.parameters.insert(name.to_owned(), time.to_rfc3339().into());
         }
-        let forbidden = self.forbidden(recovery.action);
+        recovery.outcome = self.forbidden(recovery.action).map(str::to_owned);
         self.emit(recovery.clone());
-        if let Some(outcome) = forbidden {
-            let outcome = Some(outcome.to_owned());
-            self.emit(Recovery {
-                phase: RecoveryPhase::Abandoned,
-                duration_ms: Some(0),
-                outcome,
-                ..recovery
-            });
+        if recovery.is_forbidden() {
+            self.emit(Recovery { phase: RecoveryPhase::Abandoned, duration_ms: Some(0), ..recovery });
         }
     }
 

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use actix::prelude::*;
 use kintsugi_eventlog::{Append, Committed, EventLog, LogError, NewRecord};
-use kintsugi_events::{Envelope, Event, Goal, Payload, Subject};
+use kintsugi_events::{Envelope, Event, Goal, Mode, Payload, Subject};
 use kintsugi_gpu_scheduler::{
     BackendFactory, EngineReport, GpuScheduler, SchedulerConfig, SchedulerContext, SchedulerHandle,
     SchedulerStats, StartError,
@@ -212,7 +212,13 @@ impl Drop for Node {
 }
 
 fn start_inside(parts: NodeParts) -> Result<(Arc<NodeContext>, Addr<Root>), NodeError> {
-    let NodeParts { config, log, tools, scheduler, backend, clock } = parts;
+    let NodeParts { mut config, log, tools, scheduler, backend, clock } = parts;
+    if matches!(config.mode, Mode::Observe | Mode::Recommend) {
+        // Nobody comes to mend an agent: it does not wait for that.
+        for kind in config.kinds.values_mut() {
+            Arc::make_mut(kind).limits.park_ms = 0;
+        }
+    }
     let invariants = Arc::new(Invariants::new());
     let (reports, engine_reports) = tokio::sync::mpsc::unbounded_channel();
     let scheduler = GpuScheduler::start(

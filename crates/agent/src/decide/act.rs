@@ -116,6 +116,7 @@ impl Decider<'_> {
             Some(false) => self.journal(AgentEvent::ActionRetried { effect, attempt: attempt + 1 }),
             None => {
                 let tool = open.call.tool;
+                let cause = self.cut(cause.into());
                 self.journal(AgentEvent::OutcomeUnknown { effect, tool: tool.clone() });
                 self.end_goal(
                     GoalStatus::Partial,
@@ -152,7 +153,7 @@ impl Decider<'_> {
         run.call.clone().filter(|open| is_acting && open.effect == effect && open.attempt == attempt)
     }
 
-    /// Cuts a tool's answer to what goes into the context, and says so.
+    /// Cuts what a tool said to what goes into the context, and says so.
     fn cut(&self, output: Arc<str>) -> Arc<str> {
         let bytes_max = self.context.config.limits.observation_bytes_max;
         if output.len() <= bytes_max {

@@ -2,6 +2,7 @@
 //! command to the agent's id, whether its actor still lives or not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -58,14 +59,11 @@ impl Partition {
                 self.start_think(agent, &wish, prompt, &goal, &config, ctx);
             }
             EffectStart::Call { call, goal } => {
+                slot.running_effect = Some(wish);
                 if is_wake && self.lost_calls.remove(agent) {
-                    let happened = self.node.tools.post_condition(&call.call.tool, call.effect);
-                    let cause = "the process ended while it ran".into();
-                    let lost = Command::CallLost { effect: call.effect, happened, cause };
-                    self.enqueue(agent, Item::of(lost), ctx);
+                    self.ask_for_lost_call(agent, call, ctx);
                     return;
                 }
-                slot.running_effect = Some(wish);
                 self.start_call(agent, call, goal, ctx);
             }
         }
@@ -144,13 +142,25 @@ impl Partition {
             probe(&node, EffectBoundary::BeforeStart);
             let OpenCall { effect, call, safety, attempt } = call;
             let begun = Instant::now();
-            let tool_call = ToolCall { attempt, ..ToolCall::new(effect, call.args, input) };
+            let deadline = begun.checked_add(limit);
+            let tool_call = ToolCall { attempt, deadline, ..ToolCall::new(effect, call.args, input) };
             let result = run_blocking(node.tools.clone(), call.tool.clone(), tool_call, limit).await;
             let tool_ms = begun.elapsed().as_secs_f64() * 1000.0;
             probe(&node, EffectBoundary::AfterEnd);
             let gate = Some(GateReport { tool: call.tool.clone(), ok: is_answer(&result) });
-            let command = outcome_command(&node, effect, attempt, safety, &call.tool, result, tool_ms);
+            let command = outcome_command(&node, effect, attempt, safety, &call.tool, result, tool_ms).await;
             address.do_send(EffectEnded { agent, command, gate });
+        });
+    }
+
+    /// A call that may not be repeated was under way when the process ended: the tool is asked what became of it.
+    fn ask_for_lost_call(&self, agent: &AgentId, call: OpenCall, ctx: &mut Context<Self>) {
+        let (node, address, agent) = (self.node.clone(), ctx.address(), agent.clone());
+        actix::spawn(async move {
+            let happened = ask_blocking(&node, &call.call.tool, call.effect).await;
+            let cause = "the process ended while it ran".into();
+            let command = Command::CallLost { effect: call.effect, happened, cause };
+            address.do_send(EffectEnded { agent, command, gate: None });
         });
     }
 
@@ -206,19 +216,38 @@ impl Handler<EffectEnded> for Partition {
     }
 }
 
-/// Runs the tool on a thread of its own and gives up waiting at the limit; the thread ends when the tool does.
+/// Runs the tool on a thread of its own and gives up waiting at the limit; the thread ends when the tool does. A call
+/// that no thread has begun by then is not made any more.
 async fn run_blocking(
     tools: Arc<Registry>,
     tool: ToolName,
     call: ToolCall,
     limit: Duration,
 ) -> Result<ToolOutput, ToolError> {
-    let running = tokio::task::spawn_blocking(move || tools.call(&tool, &call));
+    let no_thread = move || {
+        let waited_ms = limit.as_millis();
+        ToolError::transient("no_thread", format!("no tool thread was free within {waited_ms} ms"))
+    };
+    // Whoever sets it first has the call: the thread that makes it, or the wait that gives it up.
+    let is_taken = Arc::new(AtomicBool::new(false));
+    let is_given_up = is_taken.clone();
+    let running = tokio::task::spawn_blocking(move || {
+        if is_given_up.swap(true, Ordering::Relaxed) { Err(no_thread()) } else { tools.call(&tool, &call) }
+    });
     match tokio::time::timeout(limit, running).await {
         Ok(Ok(result)) => result,
         Ok(Err(panicked)) => Err(ToolError::fatal(PANICKED, format!("the tool panicked: {panicked}"))),
+        Err(_) if !is_taken.swap(true, Ordering::Relaxed) => Err(no_thread()),
         Err(_) => Err(ToolError::transient(TIMED_OUT, format!("no answer within {} ms", limit.as_millis()))),
     }
+}
+
+/// Asks the tool on a thread of its own whether `effect` happened. One that panics or takes too long cannot tell.
+async fn ask_blocking(node: &NodeContext, tool: &ToolName, effect: EffectId) -> Option<bool> {
+    let (tools, tool) = (node.tools.clone(), tool.clone());
+    let limit = Duration::from_millis(node.config.tool_ms_max);
+    let asked = tokio::task::spawn_blocking(move || tools.post_condition(&tool, effect));
+    tokio::time::timeout(limit, asked).await.ok()?.ok()?
 }
 
 /// Whether the tool itself works: a refusal is an answer.
@@ -226,7 +255,7 @@ fn is_answer(result: &Result<ToolOutput, ToolError>) -> bool {
     result.as_ref().map_or_else(|error| error.tier == ErrorTier::Recoverable, |_| true)
 }
 
-fn outcome_command(
+async fn outcome_command(
     node: &NodeContext,
     effect: EffectId,
     attempt: u32,
@@ -239,7 +268,7 @@ fn outcome_command(
         Ok(output) => ActionOutcome::Answered { output: output.text.into() },
         // It may have acted before it failed: it must not be tried again as if it had not.
         Err(error) if !safety.is_restartable() && OUTCOME_UNKNOWN.contains(&error.code.as_ref()) => {
-            let happened = node.tools.post_condition(tool, effect);
+            let happened = ask_blocking(node, tool, effect).await;
             return Command::CallLost { effect, happened, cause: error.to_string().into() };
         }
         Err(error) => ActionOutcome::Failed { tier: error.tier, error: error.to_string() },
@@ -247,9 +276,9 @@ fn outcome_command(
     Command::ActionDone { effect, attempt, outcome, tool_ms }
 }
 
-/// Codes of failures after which nobody knows whether the call acted: the tool says so itself, it did not come back
-/// in time, or it panicked on the way.
-const OUTCOME_UNKNOWN: [&str; 3] = ["outcome_unknown", TIMED_OUT, PANICKED];
+/// Codes of failures after which nobody knows whether the call acted: the tool says so itself, its answer is not what
+/// it promised, it did not come back in time, or it panicked on the way.
+const OUTCOME_UNKNOWN: [&str; 4] = ["outcome_unknown", "schema_lie", TIMED_OUT, PANICKED];
 
 const TIMED_OUT: &str = "timed_out";
 

@@ -35,7 +35,9 @@ impl Partition {
                 self.recoveries.begin(record.offset);
                 match record.to_event() {
                     Ok(event) => match event.payload {
-                        Payload::Recovery(plan) if plan.phase == RecoveryPhase::Planned => {
+                        Payload::Recovery(plan)
+                            if plan.phase == RecoveryPhase::Planned && !plan.is_forbidden() =>
+                        {
                             self.dispatch(plan, event.envelope.time, record.offset, ctx);
                         }
                         _ => {
