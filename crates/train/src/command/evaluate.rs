@@ -35,7 +35,7 @@ pub(crate) struct EvaluateArguments {
     #[arg(long)]
     card: Option<PathBuf>,
     /// The command that the model was trained with, for the card.
-    #[arg(long, default_value = "cargo run --release -p kintsugi-train -- train --minutes 60 --out DIR")]
+    #[arg(long, default_value = "cargo run --release -p kintsugi-train -- train --out DIR")]
     training_command: String,
     /// Determines cases and words.
     #[arg(long, default_value_t = 1)]

@@ -17,7 +17,7 @@ use kintsugi_train::vocabulary::Vocabulary;
 #[derive(Debug, Args)]
 pub(crate) struct TrainArguments {
     /// Length of the run, in minutes of training; counts earlier parts of a run that goes on.
-    #[arg(long, default_value_t = 60.0)]
+    #[arg(long, default_value_t = 72.0)]
     minutes: f64,
     /// Where the vocabulary and the checkpoint are kept.
     #[arg(long)]
@@ -26,7 +26,7 @@ pub(crate) struct TrainArguments {
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// The largest learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 1e-3)]
     rate: f32,
     /// Batches of about 500 tokens that make a step.
     #[arg(long, default_value_t = 2)]
