@@ -2,6 +2,7 @@
 //!
 //! It is never the truth. What it lacks is replayed from the log; a missing or foreign one is made anew.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -9,6 +10,7 @@ use kintsugi_agent::{AgentState, STATE_VERSION};
 use kintsugi_eventlog::Lsn;
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 /// Version of this cache's own form; another one is thrown away and rebuilt.
 const FORMAT: u32 = 1;
@@ -81,13 +83,48 @@ impl std::fmt::Debug for StoreBatch<'_> {
     }
 }
 
+/// Whether the files are at fault, and neither the system nor another process.
+fn is_damaged(error: &fjall::Error) -> bool {
+    let is_file_at_fault = |error: &std::io::Error| {
+        matches!(
+            error.kind(),
+            ErrorKind::AlreadyExists
+                | ErrorKind::NotFound
+                | ErrorKind::UnexpectedEof
+                | ErrorKind::InvalidData
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+        )
+    };
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            is_file_at_fault(error)
+        }
+        fjall::Error::Locked | fjall::Error::Poisoned => false,
+        _ => true,
+    }
+}
+
 fn database(what: &'static str) -> impl Fn(fjall::Error) -> StoreError {
     move |source| StoreError::Database { what, source }
 }
 
 impl Store {
-    /// Opens the cache in `folder`, or makes it.
+    /// Opens the cache in `folder`, or makes it. One that cannot be read, as after a kill while it was being made, is
+    /// thrown away: all that it held stands in the log.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        match Self::try_open(folder) {
+            Err(StoreError::Database { what, source }) if is_damaged(&source) => {
+                warn!(folder = %folder.display(), %source, "{what}: the agent cache is rebuilt from the log");
+                std::fs::remove_dir_all(folder)
+                    .map_err(|error| StoreError::Database { what: "throw away", source: error.into() })?;
+                Self::try_open(folder)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_open(folder: &Path) -> Result<Self, StoreError> {
         let database_opened = Database::builder(folder).worker_threads(1).open().map_err(database("open"))?;
         let keyspace = |name| {
             database_opened.keyspace(name, KeyspaceCreateOptions::default).map_err(database("open keyspace"))
@@ -223,4 +260,64 @@ impl StoreBatch<'_> {
 fn goal_key(tenant: &TenantId, agent: Option<&AgentId>, goal: &GoalId) -> Vec<u8> {
     let agent = agent.map_or("", AgentId::as_str);
     [tenant.as_str(), agent, goal.as_str()].join("\0").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+        }
+        found.sort();
+        found
+    }
+
+    fn make(folder: &Path) {
+        let store = Store::open(folder).unwrap();
+        let mut batch = store.batch();
+        batch.put_replay_from(Lsn(7));
+        batch.commit().unwrap();
+    }
+
+    #[test]
+    fn a_cache_of_which_any_file_is_missing_or_cut_opens_or_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, broken) = (folder.path().join("whole"), folder.path().join("broken"));
+        make(&whole);
+        let count = files(&whole).len();
+        assert!(count > 0);
+        for number in 0..count {
+            for cut in [false, true] {
+                make(&broken);
+                let victim = &files(&broken)[number];
+                if cut {
+                    let file = fs::OpenOptions::new().write(true).open(victim).unwrap();
+                    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+                } else {
+                    fs::remove_file(victim).unwrap();
+                }
+                let store = Store::open(&broken)
+                    .unwrap_or_else(|error| panic!("{} cut {cut}: {error}", victim.display()));
+                assert!([Lsn(0), Lsn(7)].contains(&store.replay_from().unwrap()));
+                drop(store);
+                fs::remove_dir_all(&broken).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_cache_that_another_process_has_open_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path());
+        let _open = Store::open(folder.path()).unwrap();
+        assert!(Store::open(folder.path()).is_err());
+        assert!(!files(folder.path()).is_empty());
+    }
 }
