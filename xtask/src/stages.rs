@@ -36,23 +36,17 @@ pub(crate) fn test() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [(&str, &str); 5] = [
-    ("append", "kintsugi-eventlog"),
-    ("steps", "kintsugi-tests"),
-    ("wake", "kintsugi-tests"),
-    ("heal", "kintsugi-tests"),
-    ("decode", "kintsugi-inference"),
-];
+const BENCHES: [&str; 5] = ["append", "steps", "wake", "heal", "decode"];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {
-    let wanted: Vec<_> = BENCHES.iter().filter(|(bench, _)| name.is_none_or(|name| name == *bench)).collect();
+    let wanted: Vec<_> = BENCHES.iter().filter(|bench| name.is_none_or(|name| name == **bench)).collect();
     if wanted.is_empty() {
-        let known: Vec<&str> = BENCHES.iter().map(|(bench, _)| *bench).collect();
-        bail!("there is no bench {}; there are {}", name.unwrap_or_default(), known.join(", "));
+        bail!("there is no bench {}; there are {}", name.unwrap_or_default(), BENCHES.join(", "));
     }
-    for (bench, package) in wanted {
-        run(bench, &mut cargo(["bench", "--package", package, "--bench", bench])?)?;
+    for bench in wanted {
+        // With the features of the tests, so that what those built serves here too.
+        run(bench, &mut cargo(["bench", "--workspace", "--all-features", "--bench", bench])?)?;
     }
     Ok(())
 }

@@ -22,6 +22,10 @@ use clap::Parser;
 
 use crate::cli::{AgentsCommand, Cli, Command, GoalsCommand};
 
+/// Events are made on one thread and dropped on another, which the system's allocator answers with locks.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
