@@ -79,11 +79,8 @@ fn serve(
     if status < 400 {
         *acts.lock().unwrap_or_else(PoisonError::into_inner).entry(path).or_default() += 1;
     }
+    let length = answer.len();
+    let head = format!("HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {length}");
     let mut stream = stream;
-    write!(
-        stream,
-        "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
-        answer.len()
-    )
-    .ok()
+    stream.write_all(format!("{head}\r\nconnection: close\r\n\r\n{answer}").as_bytes()).ok()
 }

@@ -32,16 +32,15 @@ use kintsugi_agent::prompt::{Action, decision_text};
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_eventlog::{EmbeddedLog, EventLog};
 use kintsugi_events::Goal;
-use kintsugi_gpu_scheduler::{GpuScheduler, SchedulerContext};
 use kintsugi_runtime::agent_actor::{AgentActor, DeathGuard, Deliver};
 use kintsugi_runtime::config::CommandProbe;
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_runtime::restore::{rebuild_agent, restore};
 use kintsugi_runtime::store::Store;
-use kintsugi_runtime::{Feed, Node, NodeConfig, NodeContext, Status};
+use kintsugi_runtime::{Node, NodeConfig, NodeContext};
 use kintsugi_tests::scripted_node::{Wiring, parts_with};
 use kintsugi_tools::Registry;
-use kintsugi_types::{AgentId, Invariants, SystemIds};
+use kintsugi_types::AgentId;
 use serde_json::json;
 
 use crate::settle::settle;
@@ -150,7 +149,10 @@ struct Apart {
 /// Times each part of waking by itself, over what a restart makes of the log.
 fn apart(folder: &Path, log: Arc<dyn EventLog>) -> Result<Apart> {
     let system = System::new();
-    let node = Arc::new(system.block_on(async { context(scripted(folder, log, Wiring::default())?) })?);
+    let node = Arc::new(system.block_on(async {
+        let parts = scripted(folder, log, Wiring::default())?;
+        anyhow::Ok(NodeContext::open(parts, Box::new(|_| {}))?)
+    })?);
     let restored = restore(&node)?;
     ensure!(restored.agents.is_empty(), "{} agents are not at rest", restored.agents.len());
     let agents = everyone(&node.config)?;
@@ -174,22 +176,6 @@ fn apart(folder: &Path, log: Arc<dyn EventLog>) -> Result<Apart> {
     let broken = node.invariants.total();
     ensure!(broken == 0, "{broken} invariants were broken");
     Ok(Apart { state_bytes, read, rebuilt, started })
-}
-
-/// What the actors of a node share, without the actors.
-fn context(parts: NodeParts) -> Result<NodeContext> {
-    let NodeParts { config, log, tools, scheduler, backend, clock } = parts;
-    let invariants = Arc::new(Invariants::new());
-    let context = SchedulerContext {
-        clock: clock.clone(),
-        ids: Box::new(SystemIds),
-        invariants: invariants.clone(),
-        on_fault: Box::new(|_| {}),
-    };
-    let scheduler = GpuScheduler::start(&scheduler, backend, context)?;
-    let store = Store::open(&config.store_dir)?;
-    let status = Arc::new(Status::default());
-    Ok(NodeContext { config, log, store, scheduler, tools, clock, invariants, status, feed: Feed::default() })
 }
 
 /// Puts each agent's state, unpacked, under its own name into another keyspace. Returns their median length.

@@ -68,7 +68,8 @@ fn a_tool_that_fails_for_a_moment_is_retried_with_backoff() {
 
 #[test]
 fn a_tool_that_is_down_gets_a_breaker_that_opens_and_closes_again() {
-    let behaviour: Behaviour = Arc::new(|n| if n < 12 { (503, "{}".to_owned()) } else { fine() });
+    // Each of six agents meets the outage. If one of them makes every probe, it still has tries left at its end.
+    let behaviour: Behaviour = Arc::new(|n| if n < 9 { (503, "{}".to_owned()) } else { fine() });
     let (audit, server) = work(6, behaviour, Wiring::default(), &mut |_| {});
     assert_eq!(completed(&audit), 6);
     assert_eq!(server.acts().len(), 6);
@@ -112,7 +113,9 @@ fn a_part_that_panics_is_started_again_from_the_log() {
     let mut parts = [Part::Monitor, Part::Diagnose, Part::Recover, Part::Partition].into_iter();
     let behaviour: Behaviour = Arc::new(|n| if n % 5 == 0 { (503, "{}".to_owned()) } else { fine() });
     let mut ended_before = 0;
-    let (audit, _) = work(40, behaviour, Wiring::default(), &mut |node| {
+    // A recovery that was on its way to an agent when a part died may come too late for it: the agent helps itself.
+    let wiring = Wiring { park_ms: Some(1_000), ..Wiring::default() };
+    let (audit, _) = work(40, behaviour, wiring, &mut |node| {
         let ended = node.status().goals_ended();
         if ended >= ended_before + 4
             && let Some(part) = parts.next()
@@ -122,6 +125,8 @@ fn a_part_that_panics_is_started_again_from_the_log() {
         }
     });
     assert_eq!(parts.next(), None, "not every part was broken");
-    // A call under way when the partition died may be unsure: it is unkeyed.
-    assert!(completed(&audit) >= 36);
+    // A call that was under way when the partition died comes back to the next one.
+    let others: Vec<_> =
+        audit.goals.values().flatten().filter(|result| result.status != GoalStatus::Completed).collect();
+    assert!(others.is_empty(), "{others:?}");
 }

@@ -12,7 +12,7 @@ use kintsugi_events::{Event, Goal, Snapshot};
 use kintsugi_types::{AgentId, Message as ChatMessage, SystemIds, Timestamp};
 use serde_json::value::RawValue;
 
-use crate::config::NodeContext;
+use crate::context::NodeContext;
 
 /// Journal events between two snapshots of an agent that does not come to rest.
 pub const SNAPSHOT_EVERY: u64 = 64;

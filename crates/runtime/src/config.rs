@@ -5,16 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kintsugi_agent::{Command, KindConfig};
-use kintsugi_eventlog::EventLog;
 use kintsugi_events::Mode;
-use kintsugi_gpu_scheduler::SchedulerHandle;
 use kintsugi_recover::PolicySet;
-use kintsugi_tools::Registry;
-use kintsugi_types::{AgentId, AgentKind, Clock, Invariants, NameError, RetryPolicy, TenantId};
-
-use crate::feed::Feed;
-use crate::status::Status;
-use crate::store::Store;
+use kintsugi_types::{AgentId, AgentKind, NameError, RetryPolicy, TenantId};
 
 /// How many agents of a kind there are, and what they are called: `<kind>-<number>` from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,45 +97,5 @@ pub struct EffectProbe(pub Arc<dyn Fn(EffectBoundary) + Send + Sync>);
 impl std::fmt::Debug for EffectProbe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("EffectProbe")
-    }
-}
-
-/// What every actor of a node shares.
-pub struct NodeContext {
-    /// Settings.
-    pub config: NodeConfig,
-    /// The one log: all truth.
-    pub log: Arc<dyn EventLog>,
-    /// The cache of dormant agents.
-    pub store: Store,
-    /// The model.
-    pub scheduler: SchedulerHandle,
-    /// The tools.
-    pub tools: Arc<Registry>,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-    /// Counts of broken promises.
-    pub invariants: Arc<Invariants>,
-    /// What is going on, for display.
-    pub status: Arc<Status>,
-    /// Committed events on their way to those who want them.
-    pub feed: Feed,
-}
-
-impl std::fmt::Debug for NodeContext {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NodeContext").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-impl NodeContext {
-    /// The configuration of a kind.
-    pub fn kind(&self, kind: &AgentKind) -> Option<&Arc<KindConfig>> {
-        self.config.kinds.get(kind)
-    }
-
-    /// The kind of an agent by its name.
-    pub fn kind_of(&self, agent: &AgentId) -> Option<&AgentKind> {
-        self.config.population.iter().find(|population| population.contains(agent)).map(|p| &p.kind)
     }
 }

@@ -13,30 +13,28 @@ use kintsugi_events::{Event, Topic};
 /// The most batches that wait for one actor; further ones are dropped and read from the log later.
 pub const BATCHES_MAX: usize = 4_096;
 
-/// An event that is durable, with its place.
-#[derive(Debug, Clone)]
-pub struct CommittedEvent {
-    /// Its topic.
-    pub topic: Topic,
-    /// Its offset in the topic's partition.
-    pub offset: u64,
-    /// The event.
-    pub event: Event,
-}
-
 /// Events that were committed together.
-#[derive(Debug, Clone, Message)]
+#[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct FeedBatch {
-    /// The events, in order.
-    pub events: Arc<Vec<CommittedEvent>>,
-    /// Counts the batch as waiting until the actor drops it.
-    pub ticket: Arc<FeedTicket>,
+    events: Arc<[Event]>,
+    offsets: Arc<[u64]>,
+    _ticket: FeedTicket,
+}
+
+impl FeedBatch {
+    /// The events in order, each with its topic and its offset there.
+    pub fn committed(&self) -> impl Iterator<Item = (Topic, u64, &Event)> {
+        self.events
+            .iter()
+            .zip(self.offsets.iter())
+            .map(|(event, offset)| (event.payload.topic(), *offset, event))
+    }
 }
 
 /// Counts one waiting batch down when it is dropped.
 #[derive(Debug)]
-pub struct FeedTicket {
+struct FeedTicket {
     waiting: Arc<AtomicUsize>,
 }
 
@@ -74,24 +72,20 @@ impl Feed {
     }
 
     /// Hands out what an append committed. `events` are those of its records, in the same order.
-    pub fn publish(&self, events: Vec<Event>, committed: &Committed) {
-        let events: Vec<CommittedEvent> = events
-            .into_iter()
-            .zip(&committed.offsets)
-            .map(|(event, offset)| CommittedEvent { topic: event.payload.topic(), offset: *offset, event })
-            .collect();
-        let events = Arc::new(events);
+    pub fn publish(&self, events: &Arc<[Event]>, committed: &Committed) {
+        let mut offsets: Option<Arc<[u64]>> = None;
         let subscribers = self.subscribers.read().unwrap_or_else(PoisonError::into_inner);
         for subscriber in subscribers.iter() {
-            if !events.iter().any(|committed| subscriber.topics.contains(&committed.topic)) {
+            if !events.iter().any(|event| subscriber.topics.contains(&event.payload.topic())) {
                 continue;
             }
             if subscriber.waiting.load(Ordering::Relaxed) >= BATCHES_MAX {
                 continue;
             }
             subscriber.waiting.fetch_add(1, Ordering::Relaxed);
-            let ticket = Arc::new(FeedTicket { waiting: subscriber.waiting.clone() });
-            subscriber.recipient.do_send(FeedBatch { events: events.clone(), ticket });
+            let offsets = offsets.get_or_insert_with(|| committed.offsets.as_slice().into()).clone();
+            let ticket = FeedTicket { waiting: subscriber.waiting.clone() };
+            subscriber.recipient.do_send(FeedBatch { events: events.clone(), offsets, _ticket: ticket });
         }
     }
 }

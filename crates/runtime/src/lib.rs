@@ -5,6 +5,8 @@
 
 pub mod agent_actor;
 pub mod config;
+pub mod context;
+mod effects;
 pub mod feed;
 pub mod node;
 mod partition;
@@ -14,7 +16,8 @@ mod stages;
 pub mod status;
 pub mod store;
 
-pub use config::{NodeConfig, NodeContext, Population};
-pub use feed::{CommittedEvent, Feed};
+pub use config::{NodeConfig, Population};
+pub use context::NodeContext;
+pub use feed::{Feed, FeedBatch};
 pub use node::{Node, NodeError, PublishError};
 pub use status::{Status, StatusSnapshot};

@@ -6,24 +6,21 @@ use std::thread::JoinHandle;
 
 use actix::prelude::*;
 use kintsugi_eventlog::{Append, Committed, EventLog, LogError, NewRecord};
-use kintsugi_events::{Envelope, Event, Goal, Mode, Payload, Subject};
-use kintsugi_gpu_scheduler::{
-    BackendFactory, EngineReport, GpuScheduler, SchedulerConfig, SchedulerContext, SchedulerHandle,
-    SchedulerStats, StartError,
-};
+use kintsugi_events::{Envelope, Event, Goal, Payload, Subject};
+use kintsugi_gpu_scheduler::{BackendFactory, EngineReport, SchedulerConfig, SchedulerStats, StartError};
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, Clock, GoalId, Invariants, NameError, SystemIds};
 use tracing::{error, info};
 
 use crate::agent_actor::DeathGuard;
-use crate::config::{NodeConfig, NodeContext};
-use crate::feed::Feed;
+use crate::config::NodeConfig;
+use crate::context::NodeContext;
 use crate::partition::{EngineNews, Partition, ResumeAgent};
 use crate::restore::{RestoreError, Restored, restore};
 use crate::stage::{Stage, StageActor};
 use crate::stages::{DiagnoseStage, MonitorStage, RecoverStage};
-use crate::status::{Status, StatusSnapshot};
-use crate::store::{Store, StoreError};
+use crate::status::StatusSnapshot;
+use crate::store::StoreError;
 
 /// The one partition of the embedded log.
 const PARTITION: u32 = 0;
@@ -212,42 +209,15 @@ impl Drop for Node {
 }
 
 fn start_inside(parts: NodeParts) -> Result<(Arc<NodeContext>, Addr<Root>), NodeError> {
-    let NodeParts { mut config, log, tools, scheduler, backend, clock } = parts;
-    if matches!(config.mode, Mode::Observe | Mode::Recommend) {
-        // Nobody comes to mend an agent: it does not wait for that.
-        for kind in config.kinds.values_mut() {
-            Arc::make_mut(kind).limits.park_ms = 0;
-        }
-    }
-    let invariants = Arc::new(Invariants::new());
     let (reports, engine_reports) = tokio::sync::mpsc::unbounded_channel();
-    let scheduler = GpuScheduler::start(
-        &scheduler,
-        backend,
-        SchedulerContext {
-            clock: clock.clone(),
-            ids: Box::new(SystemIds),
-            invariants: invariants.clone(),
-            on_fault: Box::new(move |report| {
-                // Faults are rare and rebuilds limited; a node that is gone hears nothing.
-                let _ = reports.send(report);
-            }),
-        },
-    )?;
-    let store = Store::open(&config.store_dir)?;
-    let context = Arc::new(NodeContext {
-        config,
-        log,
-        store,
-        scheduler: scheduler.clone(),
-        tools,
-        clock,
-        invariants,
-        status: Arc::new(Status::default()),
-        feed: Feed::default(),
+    let on_fault = Box::new(move |report| {
+        // Faults are rare and rebuilds limited; a node that is gone hears nothing.
+        let _ = reports.send(report);
     });
+    let context = Arc::new(NodeContext::open(parts, on_fault)?);
     let restored = restore(&context)?;
-    let root = Root::new(context.clone(), scheduler, restored).start();
+    context.effects.lose(&restored.agents);
+    let root = Root::new(context.clone(), restored).start();
     hear_engine(engine_reports, root.clone());
     Ok((context, root))
 }
@@ -302,7 +272,6 @@ struct Forward<M: Message<Result = ()> + Send>(M);
 /// Supervises the partition and the stages: what dies is started again from the log.
 struct Root {
     node: Arc<NodeContext>,
-    scheduler: SchedulerHandle,
     restored: Option<Restored>,
     partition: Option<Addr<Partition>>,
     breakers: Vec<(Part, Recipient<Break>)>,
@@ -311,10 +280,9 @@ struct Root {
 }
 
 impl Root {
-    fn new(node: Arc<NodeContext>, scheduler: SchedulerHandle, restored: Restored) -> Self {
+    fn new(node: Arc<NodeContext>, restored: Restored) -> Self {
         Self {
             node,
-            scheduler,
             restored: Some(restored),
             partition: None,
             breakers: Vec::new(),
@@ -368,8 +336,7 @@ impl Root {
 
     fn give_up(&self, reason: &str) {
         error!(reason, "the node gives up");
-        self.node.status.log_failed(reason.to_owned());
-        System::current().stop_with_code(1);
+        self.node.give_up(reason.to_owned());
     }
 }
 
@@ -442,7 +409,7 @@ impl Handler<StopAll> for Root {
 
     fn handle(&mut self, _: StopAll, _: &mut Context<Self>) {
         self.is_stopping.store(true, Ordering::Relaxed);
-        let scheduler = self.scheduler.clone();
+        let scheduler = self.node.scheduler.clone();
         let log = self.node.log.clone();
         actix::spawn(async move {
             scheduler.shutdown().await;

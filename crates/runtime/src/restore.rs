@@ -9,7 +9,7 @@ use kintsugi_events::{AgentEvent, Payload, Subject, Topic};
 use kintsugi_types::{AgentId, AgentKind, Invariant, NameError, TenantId};
 use tracing::{info, warn};
 
-use crate::config::NodeContext;
+use crate::context::NodeContext;
 use crate::store::{KnownGoal, StoreError};
 
 /// Why an agent or a node cannot come back.

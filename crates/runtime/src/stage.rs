@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position, TopicPartition};
+use kintsugi_eventlog::{Append, NewRecord, Position, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Snapshot, Subject, Topic};
 use kintsugi_types::{DerivedIds, SystemIds};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use tracing::{error, warn};
 
 use crate::agent_actor::DeathGuard;
-use crate::config::NodeContext;
+use crate::context::NodeContext;
 use crate::feed::FeedBatch;
 use crate::node::Break;
 
@@ -62,14 +62,6 @@ pub(crate) trait Stage: Unpin + 'static {
 struct Saved {
     next: BTreeMap<Topic, u64>,
     state: Box<RawValue>,
-}
-
-/// An append of a stage ended.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct StageCommitted {
-    events: Vec<Event>,
-    outcome: Result<Committed, LogError>,
 }
 
 /// The actor around a stage.
@@ -123,7 +115,7 @@ impl<S: Stage> StageActor<S> {
     }
 
     /// Takes in what the log holds and the feed did not bring.
-    fn catch_up(&mut self, ctx: &mut Context<Self>) {
+    fn catch_up(&mut self) {
         for topic in S::INPUTS {
             let of = TopicPartition::new(*topic, self.partition);
             loop {
@@ -148,7 +140,7 @@ impl<S: Stage> StageActor<S> {
                         }
                     }
                 }
-                self.append(found, ctx);
+                self.append(found);
             }
         }
     }
@@ -185,13 +177,13 @@ impl<S: Stage> StageActor<S> {
     }
 
     /// Appends what was found, with the positions that it follows from.
-    fn append(&mut self, found: Vec<Event>, ctx: &mut Context<Self>) {
+    fn append(&self, found: Vec<Event>) {
         if !found.is_empty() {
-            self.append_always(found, ctx);
+            self.append_always(found);
         }
     }
 
-    fn append_always(&mut self, events: Vec<Event>, ctx: &mut Context<Self>) {
+    fn append_always(&self, events: Vec<Event>) {
         let records = events.iter().map(|event| NewRecord::from_event(event, self.partition));
         let records = match records.collect::<Result<Vec<_>, _>>() {
             Ok(records) => records,
@@ -201,25 +193,12 @@ impl<S: Stage> StageActor<S> {
             }
         };
         let append = Append { records, positions: self.positions() };
-        let address = ctx.address();
-        let told = events.clone();
-        let outcome = self
-            .node
-            .log
-            .append(&append, Box::new(move |outcome| address.do_send(StageCommitted { events, outcome })));
-        match outcome {
-            Ok(()) => {}
-            // The stage is behind anyway when the log has no room: waiting for it slows nobody else down.
-            Err(failure) if failure.is_retryable() => {
-                let outcome = self.node.log.append_wait(&append);
-                ctx.notify(StageCommitted { events: told, outcome });
-            }
-            Err(failure) => error!(stage = S::NAME, %failure, "append"),
-        }
+        // The stage is behind anyway when the log has no room: waiting for it slows nobody else down.
+        self.node.append_own(&append, events);
     }
 
-    fn on_tick(&mut self, ctx: &mut Context<Self>) {
-        self.catch_up(ctx);
+    fn on_tick(&mut self, _: &mut Context<Self>) {
+        self.catch_up();
         let now = self.node.clock.now();
         let found: Vec<Event> = self
             .stage
@@ -230,18 +209,18 @@ impl<S: Stage> StageActor<S> {
                 Event { envelope: Envelope::new(&mut SystemIds, self.source.clone(), subject, now), payload }
             })
             .collect();
-        self.append(found, ctx);
+        self.append(found);
         self.ticks += 1;
         if self.ticks >= SNAPSHOT_TICKS {
             self.ticks = 0;
             if self.is_changed {
                 self.is_changed = false;
-                self.snapshot(ctx);
+                self.snapshot();
             }
         }
     }
 
-    fn snapshot(&mut self, ctx: &mut Context<Self>) {
+    fn snapshot(&self) {
         let name = format!("stage:{}", S::NAME);
         let saved = self.stage.save().and_then(|state| {
             let json = serde_json::to_string(&Saved { next: self.next.clone(), state })?;
@@ -263,7 +242,7 @@ impl<S: Stage> StageActor<S> {
             Payload::Snapshot(Box::new(Snapshot { of: name, version: STATE_VERSION, sequence: 0, state }));
         let now = self.node.clock.now();
         let envelope = Envelope::new(&mut SystemIds, self.source.clone(), Subject::Engine, now);
-        self.append_always(vec![Event { envelope, payload }], ctx);
+        self.append_always(vec![Event { envelope, payload }]);
     }
 }
 
@@ -288,7 +267,7 @@ impl<S: Stage> Actor for StageActor<S> {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.node.feed.subscribe(S::NAME, S::INPUTS, ctx.address().recipient());
-        self.catch_up(ctx);
+        self.catch_up();
         ctx.run_interval(TICK_EVERY, Self::on_tick);
     }
 }
@@ -296,19 +275,19 @@ impl<S: Stage> Actor for StageActor<S> {
 impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
     type Result = ();
 
-    fn handle(&mut self, batch: FeedBatch, ctx: &mut Context<Self>) {
+    fn handle(&mut self, batch: FeedBatch, _: &mut Context<Self>) {
         let mut found = Vec::new();
-        for committed in batch.events.iter().filter(|committed| S::INPUTS.contains(&committed.topic)) {
-            let next = self.next.get(&committed.topic).copied().unwrap_or(0);
-            if committed.offset == next {
-                self.take(committed.topic, committed.offset, &committed.event, &mut found);
-            } else if committed.offset > next {
+        for (topic, offset, event) in batch.committed().filter(|(topic, ..)| S::INPUTS.contains(topic)) {
+            let next = self.next.get(&topic).copied().unwrap_or(0);
+            if offset == next {
+                self.take(topic, offset, event, &mut found);
+            } else if offset > next {
                 // What was found so far goes first: positions must not run ahead of it.
-                self.append(std::mem::take(&mut found), ctx);
-                self.catch_up(ctx);
+                self.append(std::mem::take(&mut found));
+                self.catch_up();
             }
         }
-        self.append(found, ctx);
+        self.append(found);
     }
 }
 
@@ -317,22 +296,5 @@ impl<S: Stage> Handler<Break> for StageActor<S> {
 
     fn handle(&mut self, _: Break, _: &mut Context<Self>) {
         panic!("broken on purpose");
-    }
-}
-
-impl<S: Stage> Handler<StageCommitted> for StageActor<S> {
-    type Result = ();
-
-    fn handle(&mut self, message: StageCommitted, _: &mut Context<Self>) {
-        match message.outcome {
-            Ok(committed) => {
-                self.node.status.count(&message.events);
-                self.node.feed.publish(message.events, &committed);
-            }
-            Err(failure) => {
-                error!(stage = S::NAME, %failure, "the log takes no more appends");
-                self.node.status.log_failed(failure.to_string());
-            }
-        }
     }
 }

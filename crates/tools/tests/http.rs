@@ -182,6 +182,17 @@ fn secrets_and_bodies_are_sent_and_a_keyed_tool_sends_its_key() {
 }
 
 #[test]
+fn a_request_without_a_body_says_its_length_where_one_could_follow() {
+    let server = Server::start(vec![ok("1"), ok("1")]);
+    ask(&tool(&server, POST_UNKEYED), args()).unwrap();
+    let request = server.requests.recv().unwrap().to_lowercase();
+    assert!(request.contains("content-length: 0") && !request.contains("transfer-encoding"), "{request}");
+    ask(&tool(&server, GET), args()).unwrap();
+    let request = server.requests.recv().unwrap().to_lowercase();
+    assert!(!request.contains("content-length") && !request.contains("transfer-encoding"), "{request}");
+}
+
+#[test]
 fn each_status_has_its_tier() {
     use ErrorTier::{Fatal, Recoverable, Transient};
     for (head, tier, code) in [

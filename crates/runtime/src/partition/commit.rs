@@ -1,6 +1,7 @@
 //! From a decision to what is durable, and what follows from that.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position};
@@ -9,7 +10,7 @@ use kintsugi_types::AgentId;
 use tracing::error;
 
 use super::slot::{Busy, Item, Origin, Pending};
-use super::{APPEND_AGAIN_AFTER, AgentCommitted, AgentDecided, OwnCommitted, Partition};
+use super::{APPEND_AGAIN_AFTER, AgentCommitted, AgentDecided, Partition};
 use crate::agent_actor::{Applied, Decided, Wanted};
 
 impl Handler<AgentDecided> for Partition {
@@ -28,7 +29,7 @@ impl Handler<AgentDecided> for Partition {
             self.settled(&agent, decided, item.is_none(), ctx);
             return;
         }
-        let events = std::mem::take(&mut decided.events);
+        let events: Arc<[Event]> = std::mem::take(&mut decided.events).into();
         let snapshot = decided.snapshot.as_ref().and_then(|snapshot| {
             let event =
                 self.own_event(Subject::Agent(agent.clone()), Payload::Snapshot(Box::new(snapshot.clone())));
@@ -43,9 +44,8 @@ impl Handler<AgentDecided> for Partition {
         };
         append.records.extend(snapshot);
         let origin = item.as_ref().and_then(|item| item.origin);
-        append.positions.extend(origin.map(|origin| self.settle(origin)));
         let command = item.as_ref().map_or("wake", |item| item.command.name());
-        let pending = Box::new(Pending { append, events, decided, command });
+        let pending = Box::new(Pending { append, events, origin, decided, command });
         self.append(&agent, pending, ctx);
     }
 }
@@ -60,7 +60,7 @@ impl Handler<AgentCommitted> for Partition {
         let committed = match outcome {
             Ok(committed) => committed,
             Err(failure) => {
-                self.log_failed(&failure);
+                self.node.log_failed(&failure);
                 return;
             }
         };
@@ -70,23 +70,7 @@ impl Handler<AgentCommitted> for Partition {
         slot.dirty_from.get_or_insert(committed.first_lsn);
         let Pending { events, decided, .. } = *pending;
         self.note_committed(&agent, &events, &decided, &committed);
-        self.node.status.count(&events);
-        self.node.feed.publish(events, &committed);
         self.settled(&agent, decided, false, ctx);
-    }
-}
-
-impl Handler<OwnCommitted> for Partition {
-    type Result = ();
-
-    fn handle(&mut self, message: OwnCommitted, _: &mut Context<Self>) {
-        match message.outcome {
-            Ok(committed) => {
-                self.node.status.count(&message.events);
-                self.node.feed.publish(message.events, &committed);
-            }
-            Err(failure) => self.log_failed(&failure),
-        }
     }
 }
 
@@ -104,14 +88,28 @@ impl Partition {
         }
     }
 
+    /// Takes back that `origin` is settled.
+    fn unsettle(&mut self, origin: Origin) {
+        match origin {
+            Origin::Goals(offset) => self.goals.unsettle(offset),
+            Origin::Recoveries(offset) => self.recoveries.unsettle(offset),
+        }
+    }
+
     /// Queues what an agent decided; where the log has no room it is tried again soon.
-    fn append(&mut self, agent: &AgentId, pending: Box<Pending>, ctx: &mut Context<Self>) {
+    fn append(&mut self, agent: &AgentId, mut pending: Box<Pending>, ctx: &mut Context<Self>) {
         let address = ctx.address();
         let id = agent.clone();
-        let outcome = self.node.log.append(
+        pending.append.positions = pending.origin.map(|origin| self.settle(origin)).into_iter().collect();
+        let outcome = self.node.append(
             &pending.append,
+            pending.events.clone(),
             Box::new(move |outcome| address.do_send(AgentCommitted { agent: id, outcome })),
         );
+        if outcome.is_err() {
+            // No other append may carry a position past what is not queued.
+            pending.origin.into_iter().for_each(|origin| self.unsettle(origin));
+        }
         let Some(slot) = self.slots.get_mut(agent) else { return };
         match outcome {
             Ok(()) => slot.busy = Busy::Committing(pending),
@@ -124,7 +122,7 @@ impl Partition {
             }
             Err(failure) => {
                 error!(%agent, command = pending.command, "append");
-                self.log_failed(&failure);
+                self.node.log_failed(&failure);
             }
         }
     }
@@ -141,12 +139,7 @@ impl Partition {
     }
 
     /// Appends events of the partition's own, with positions that follow from them.
-    pub(super) fn append_own(
-        &mut self,
-        events: Vec<Event>,
-        positions: Vec<Position>,
-        ctx: &mut Context<Self>,
-    ) {
+    pub(super) fn append_own(&self, events: Vec<Event>, positions: Vec<Position>) {
         let mut append = match self.encode(&events) {
             Ok(append) => append,
             Err(failure) => {
@@ -155,20 +148,7 @@ impl Partition {
             }
         };
         append.positions = positions;
-        let address = ctx.address();
-        let on_commit: kintsugi_eventlog::OnCommit =
-            Box::new(move |outcome| address.do_send(OwnCommitted { events, outcome }));
-        match self.node.log.append(&append, on_commit) {
-            Ok(()) => {}
-            Err(failure) if failure.is_retryable() => {
-                // Rare and small: wait for the writer rather than hold one more queue.
-                match self.node.log.append_wait(&append) {
-                    Ok(_) => {}
-                    Err(failure) => self.log_failed(&failure),
-                }
-            }
-            Err(failure) => self.log_failed(&failure),
-        }
+        self.node.append_own(&append, events);
     }
 
     /// Brings the cache up to what was committed.
@@ -246,7 +226,7 @@ impl Partition {
         let positions: Vec<Position> =
             [self.goals.unwritten(), self.recoveries.unwritten()].into_iter().flatten().collect();
         if !positions.is_empty() {
-            self.append_own(Vec::new(), positions, ctx);
+            self.append_own(Vec::new(), positions);
         }
         self.pump_goals(ctx);
         let oldest_dirty = self.slots.values().filter_map(|slot| slot.dirty_from).min();

@@ -15,13 +15,13 @@ impl Partition {
     pub(super) fn enqueue(&mut self, agent: &AgentId, item: Item, ctx: &mut Context<Self>) {
         let Some(slot) = self.slot(agent) else {
             warn!(%agent, command = item.command.name(), "command for an agent that does not exist");
-            self.settle_unworked(agent, &item, "the agent does not exist", ctx);
+            self.settle_unworked(agent, &item, "the agent does not exist");
             return;
         };
         let lane = if item.command.is_control() { &mut slot.control } else { &mut slot.ordinary };
         if lane.len() >= COMMANDS_MAX {
             error!(%agent, command = item.command.name(), "queue of the agent is full");
-            self.settle_unworked(agent, &item, "the agent's queue is full", ctx);
+            self.settle_unworked(agent, &item, "the agent's queue is full");
             return;
         }
         lane.push_back(item);
@@ -142,6 +142,7 @@ impl Partition {
         {
             // The last address goes away with the slot: the actor stops after what it still has to do.
             drop(slot);
+            self.node.effects.forget(agent);
         }
     }
 }

@@ -15,11 +15,13 @@ use kintsugi_types::{
     ToolName, ToolSafety,
 };
 
-use super::gates::{GateReport, Passage};
+use super::gates::Passage;
 use super::slot::Item;
 use super::{EffectEnded, Partition};
 use crate::agent_actor::EffectStart;
-use crate::config::{EffectBoundary, NodeContext};
+use crate::config::EffectBoundary;
+use crate::context::NodeContext;
+use crate::effects::{EffectOutcome, GateReport, Known};
 
 /// What an inference is asked.
 struct Prompt {
@@ -44,6 +46,18 @@ impl Partition {
             return;
         }
         let kind = slot.kind.clone();
+        if !matches!(start, EffectStart::Timer { .. }) {
+            slot.running_effect = Some(wish.clone());
+            // It may have been begun by a partition that died.
+            match self.node.effects.known(agent, &wish) {
+                Known::No => {}
+                Known::Running => return,
+                Known::Ended(outcome) => {
+                    ctx.notify(EffectEnded { agent: agent.clone(), wish, outcome });
+                    return;
+                }
+            }
+        }
         match start {
             EffectStart::Timer { at } => {
                 slot.timer = Some(at);
@@ -51,17 +65,15 @@ impl Partition {
                 self.arm_timer(ctx);
             }
             EffectStart::Think { messages, goal, is_first_step, simple_reply, .. } => {
-                slot.running_effect = Some(wish.clone());
                 let Some(config) = self.node.kind(&kind).cloned() else { return };
                 let Some(grammars) = self.grammars.get(&kind) else { return };
                 let grammar = if simple_reply { &grammars.answer_only } else { &grammars.any_tool };
                 let prompt = Prompt { messages, grammar: grammar.clone(), is_first_step };
-                self.start_think(agent, &wish, prompt, &goal, &config, ctx);
+                self.start_think(agent, wish, prompt, &goal, &config);
             }
             EffectStart::Call { call, goal } => {
-                slot.running_effect = Some(wish);
-                if is_wake && self.lost_calls.remove(agent) {
-                    self.ask_for_lost_call(agent, call, ctx);
+                if is_wake && self.node.effects.take_lost(agent) {
+                    self.ask_for_lost_call(agent, call);
                     return;
                 }
                 self.start_call(agent, call, goal, ctx);
@@ -69,16 +81,8 @@ impl Partition {
         }
     }
 
-    fn start_think(
-        &self,
-        agent: &AgentId,
-        wish: &Effect,
-        prompt: Prompt,
-        goal: &Goal,
-        config: &KindConfig,
-        ctx: &mut Context<Self>,
-    ) {
-        let Effect::Think { effect, attempt, sampling_seed } = *wish else { return };
+    fn start_think(&self, agent: &AgentId, wish: Effect, prompt: Prompt, goal: &Goal, config: &KindConfig) {
+        let Effect::Think { effect, attempt, sampling_seed } = wish else { return };
         let tokens_max = config.limits.answer_tokens_max;
         let request = CompletionRequest {
             grammar: prompt.grammar,
@@ -96,8 +100,8 @@ impl Partition {
             goal_started: !prompt.is_first_step,
         };
         let node = self.node.clone();
-        let address = ctx.address();
         let agent = agent.clone();
+        node.effects.begin(&agent, wish.clone());
         actix::spawn(async move {
             probe(&node, EffectBoundary::BeforeStart);
             let outcome = match node.scheduler.think(lease, request).await {
@@ -108,7 +112,7 @@ impl Partition {
             };
             probe(&node, EffectBoundary::AfterEnd);
             let command = Command::ThinkDone { effect, attempt, outcome };
-            address.do_send(EffectEnded { agent, command, gate: None });
+            node.effects.end(agent, wish, EffectOutcome { command, gate: None });
         });
     }
 
@@ -123,7 +127,7 @@ impl Partition {
         let tool = call.call.tool.clone();
         let passage = self.gates.pass(&tool, self.node.clock.now());
         match passage {
-            Passage::Open => self.run_call(agent, call, &goal, ctx),
+            Passage::Open => self.run_call(agent, call, &goal),
             Passage::Closed { until } => {
                 self.gates.hold(&tool, agent.clone(), call, goal);
                 let pause = (until - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
@@ -132,10 +136,11 @@ impl Partition {
         }
     }
 
-    fn run_call(&self, agent: &AgentId, call: OpenCall, goal: &Goal, ctx: &mut Context<Self>) {
+    fn run_call(&self, agent: &AgentId, call: OpenCall, goal: &Goal) {
         let node = self.node.clone();
-        let address = ctx.address();
         let agent = agent.clone();
+        let wish = Effect::Call(call.clone());
+        node.effects.begin(&agent, wish.clone());
         let input = goal.input.clone();
         let limit = Duration::from_millis(node.config.tool_ms_max);
         actix::spawn(async move {
@@ -149,18 +154,20 @@ impl Partition {
             probe(&node, EffectBoundary::AfterEnd);
             let gate = Some(GateReport { tool: call.tool.clone(), ok: is_answer(&result) });
             let command = outcome_command(&node, effect, attempt, safety, &call.tool, result, tool_ms).await;
-            address.do_send(EffectEnded { agent, command, gate });
+            node.effects.end(agent, wish, EffectOutcome { command, gate });
         });
     }
 
     /// A call that may not be repeated was under way when the process ended: the tool is asked what became of it.
-    fn ask_for_lost_call(&self, agent: &AgentId, call: OpenCall, ctx: &mut Context<Self>) {
-        let (node, address, agent) = (self.node.clone(), ctx.address(), agent.clone());
+    fn ask_for_lost_call(&self, agent: &AgentId, call: OpenCall) {
+        let (node, agent) = (self.node.clone(), agent.clone());
+        let wish = Effect::Call(call.clone());
+        node.effects.begin(&agent, wish.clone());
         actix::spawn(async move {
             let happened = ask_blocking(&node, &call.call.tool, call.effect).await;
             let cause = "the process ended while it ran".into();
             let command = Command::CallLost { effect: call.effect, happened, cause };
-            address.do_send(EffectEnded { agent, command, gate: None });
+            node.effects.end(agent, wish, EffectOutcome { command, gate: None });
         });
     }
 
@@ -206,13 +213,16 @@ impl Handler<EffectEnded> for Partition {
     type Result = ();
 
     fn handle(&mut self, ended: EffectEnded, ctx: &mut Context<Self>) {
-        if let Some(slot) = self.slots.get_mut(&ended.agent) {
+        let EffectEnded { agent, wish, outcome } = ended;
+        if let Some(slot) = self.slots.get_mut(&agent)
+            && slot.running_effect.as_ref() == Some(&wish)
+        {
             slot.running_effect = None;
         }
-        if let Some(report) = ended.gate {
+        if let Some(report) = outcome.gate {
             self.report_to_gate(&report, ctx);
         }
-        self.enqueue(&ended.agent, Item::of(ended.command), ctx);
+        self.enqueue(&agent, Item::of(outcome.command), ctx);
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) struct EngineWatch {
 impl Handler<EngineNews> for Partition {
     type Result = ();
 
-    fn handle(&mut self, news: EngineNews, ctx: &mut Context<Self>) {
+    fn handle(&mut self, news: EngineNews, _: &mut Context<Self>) {
         let payloads = match news.0 {
             EngineReport::Fault { reason, requests } => {
                 self.engine.is_away = true;
@@ -52,7 +52,7 @@ impl Handler<EngineNews> for Partition {
         let events =
             payloads.into_iter().map(|payload| self.own_event(Subject::Engine, payload)).collect::<Vec<_>>();
         if !events.is_empty() {
-            self.append_own(events, Vec::new(), ctx);
+            self.append_own(events, Vec::new());
         }
     }
 }

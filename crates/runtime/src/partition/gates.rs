@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use tracing::{error, info, warn};
 
 use super::Partition;
-use crate::config::NodeContext;
+use crate::context::NodeContext;
+use crate::effects::GateReport;
 
 /// Name under which the gates' state is kept.
 const STATE_NAME: &str = "stage:gates";
@@ -54,14 +55,6 @@ struct Gate {
     lasting: Lasting,
     /// At most one call an agent, so bounded by the runnable agents.
     held: VecDeque<Held>,
-}
-
-/// How a call went that the gate had let through.
-#[derive(Debug)]
-pub(super) struct GateReport {
-    pub(super) tool: ToolName,
-    /// Whether the tool works; a refusal is an answer.
-    pub(super) ok: bool,
 }
 
 /// Whether a call may pass.
@@ -170,7 +163,7 @@ impl Partition {
             }
         }
         let events = self.gates_changed(events);
-        self.append_own(events, Vec::new(), ctx);
+        self.append_own(events, Vec::new());
         self.release_gate(&report.tool, ctx);
     }
 

@@ -88,7 +88,7 @@ impl Partition {
                 warn!(offset = record.offset, %reason, "goal refused");
                 let letter = self.dead_letter(&reason, record);
                 let position = self.goals.settle(record.offset);
-                self.append_own(vec![letter], vec![position], ctx);
+                self.append_own(vec![letter], vec![position]);
             }
         }
         true
@@ -214,13 +214,7 @@ impl Partition {
 
     /// A command that no agent will work, as an event, and its origin settled. A goal that it would have begun ends
     /// here, for every goal that was taken ends.
-    pub(super) fn settle_unworked(
-        &mut self,
-        agent: &AgentId,
-        item: &Item,
-        reason: &str,
-        ctx: &mut Context<Self>,
-    ) {
+    pub(super) fn settle_unworked(&mut self, agent: &AgentId, item: &Item, reason: &str) {
         let original = format!("{:?}", item.command);
         // What is refused is the command, not the goal or the recovery that it came from.
         let source = (Topic::Agents, self.number, None);
@@ -236,7 +230,7 @@ impl Partition {
             events.push(event);
         }
         let positions = item.origin.map(|origin| self.settle(origin)).into_iter().collect();
-        self.append_own(events, positions, ctx);
+        self.append_own(events, positions);
     }
 }
 

@@ -15,17 +15,16 @@ mod slot;
 mod supervise;
 mod tracker;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use kintsugi_agent::prompt::decision_grammar;
-use kintsugi_agent::{AgentState, Command, KindConfig};
+use kintsugi_agent::{AgentState, Command, Effect, KindConfig};
 use kintsugi_eventlog::{Committed, LogError, Lsn, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Subject, Topic};
 use kintsugi_types::{AgentId, AgentKind, EventId, Grammar, SystemIds, Timestamp};
-use tracing::error;
 
 use self::admission::LoadIndex;
 use self::engine::EngineWatch;
@@ -33,7 +32,8 @@ use self::gates::Gates;
 use self::slot::Slot;
 use self::tracker::Tracker;
 use crate::agent_actor::{DeathGuard, Decided};
-use crate::config::NodeContext;
+use crate::context::NodeContext;
+use crate::effects::EffectOutcome;
 use crate::feed::FeedBatch;
 use crate::node::Break;
 use crate::restore::Restored;
@@ -72,21 +72,13 @@ struct AgentCommitted {
     outcome: Result<Committed, LogError>,
 }
 
-/// An append of the partition itself ended.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct OwnCommitted {
-    events: Vec<Event>,
-    outcome: Result<Committed, LogError>,
-}
-
 /// An effect ended.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct EffectEnded {
-    agent: AgentId,
-    command: Command,
-    gate: Option<gates::GateReport>,
+pub(crate) struct EffectEnded {
+    pub(crate) agent: AgentId,
+    pub(crate) wish: Effect,
+    pub(crate) outcome: EffectOutcome,
 }
 
 /// Look again at an agent whose time to wait is over.
@@ -138,7 +130,6 @@ pub(crate) struct Partition {
     gates: Gates,
     engine: EngineWatch,
     append_again: VecDeque<AgentId>,
-    lost_calls: HashSet<AgentId>,
     seen: Lsn,
     _guard: DeathGuard,
 }
@@ -169,12 +160,6 @@ impl Partition {
             gates: Gates::restore(&node),
             engine: EngineWatch::default(),
             append_again: VecDeque::new(),
-            lost_calls: restored
-                .agents
-                .iter()
-                .filter(|state| is_unrepeatable_call_open(state))
-                .map(|state| state.agent.clone())
-                .collect(),
             seen: restored.end,
             restored: restored.agents.into_iter().map(|state| (state.agent.clone(), state)).collect(),
             node,
@@ -186,13 +171,6 @@ impl Partition {
     fn own_event(&self, subject: Subject, payload: Payload) -> Event {
         let envelope = Envelope::new(&mut SystemIds, self.source.clone(), subject, self.node.clock.now());
         Event { envelope, payload }
-    }
-
-    /// The log failed for good: the node says so and stops, its state is safe.
-    fn log_failed(&self, failure: &LogError) {
-        error!(%failure, "the log takes no more appends");
-        self.node.status.log_failed(failure.to_string());
-        System::current().stop_with_code(1);
     }
 
     fn publish_status(&self) {
@@ -209,15 +187,11 @@ fn grammars_of(config: &KindConfig) -> (AgentKind, Grammars) {
     (config.kind.clone(), grammars)
 }
 
-/// Whether the state waits for a call that may not be repeated: after a crash nobody knows whether it acted.
-fn is_unrepeatable_call_open(state: &AgentState) -> bool {
-    matches!(state.open_effect(), Some(kintsugi_agent::Effect::Call(call)) if !call.safety.is_restartable())
-}
-
 impl Actor for Partition {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.node.effects.attach(ctx.address());
         self.node.feed.subscribe("partition", &[Topic::Goals, Topic::Recoveries], ctx.address().recipient());
         let waiting: Vec<AgentId> = self.restored.keys().cloned().collect();
         for agent in waiting {

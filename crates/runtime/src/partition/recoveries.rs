@@ -62,24 +62,24 @@ impl Partition {
             Subject::Tool(tool) if plan.action == RecoveryAction::CircuitBreaker => {
                 let events = self.open_gate(&tool, &plan, planned_at);
                 let position = self.recoveries.settle(offset);
-                self.append_own(events, vec![position], ctx);
+                self.append_own(events, vec![position]);
             }
             Subject::Engine => {
                 let payloads = self.mend_engine(&plan, planned_at);
-                self.tell_shared(&plan, payloads, offset, ctx);
+                self.tell_shared(&plan, payloads, offset);
             }
             Subject::Tool(_) | Subject::Model(_) => {
                 let why = "nothing of the kind can be done to a shared part";
                 let payload = self.told(&plan, planned_at, RecoveryPhase::Abandoned, why);
-                self.tell_shared(&plan, vec![payload], offset, ctx);
+                self.tell_shared(&plan, vec![payload], offset);
             }
         }
     }
 
-    fn tell_shared(&mut self, plan: &Recovery, payloads: Vec<Payload>, offset: u64, ctx: &mut Context<Self>) {
+    fn tell_shared(&mut self, plan: &Recovery, payloads: Vec<Payload>, offset: u64) {
         let events =
             payloads.into_iter().map(|payload| self.own_event(plan.agent.clone(), payload)).collect();
         let position = self.recoveries.settle(offset);
-        self.append_own(events, vec![position], ctx);
+        self.append_own(events, vec![position]);
     }
 }

@@ -1,6 +1,7 @@
 //! What the partition holds of one agent with load.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use actix::Addr;
 use kintsugi_agent::{Command, Effect};
@@ -45,7 +46,8 @@ impl Item {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) append: Append,
-    pub(super) events: Vec<Event>,
+    pub(super) events: Arc<[Event]>,
+    pub(super) origin: Option<Origin>,
     pub(super) decided: Decided,
     pub(super) command: &'static str,
 }

@@ -50,7 +50,7 @@ impl Handler<AgentDied> for Partition {
         slot.blocked_until = delay.map(|delay| now + delay);
         let is_hopeless = delay.is_none();
         match poison {
-            Some(item) => self.bury(&died.agent, &item, ctx),
+            Some(item) => self.bury(&died.agent, &item),
             None if is_hopeless => self.quarantine(&died.agent, "it died too often".to_owned()),
             None => {}
         }
@@ -72,7 +72,7 @@ impl Handler<Retry> for Partition {
 
 impl Partition {
     /// Writes a poisonous command to the dead letters and quarantines the agent.
-    fn bury(&mut self, agent: &AgentId, item: &Item, ctx: &mut Context<Self>) {
+    fn bury(&mut self, agent: &AgentId, item: &Item) {
         error!(%agent, command = item.command.name(), "command killed the agent twice");
         if matches!(item.command, Command::Quarantine { .. }) {
             if let Some(slot) = self.slots.get_mut(agent) {
@@ -83,7 +83,7 @@ impl Partition {
         }
         let reason = format!("command {} killed the agent twice", item.command.name());
         self.quarantine(agent, reason.clone());
-        self.settle_unworked(agent, item, &reason, ctx);
+        self.settle_unworked(agent, item, &reason);
         if let Command::AcceptGoal { goal } = &item.command {
             self.forget_accepting(agent, goal);
         }

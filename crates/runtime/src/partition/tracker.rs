@@ -51,6 +51,12 @@ impl Tracker {
         self.position()
     }
 
+    /// Takes back that `offset` is settled: the append was not queued after all.
+    pub(super) fn unsettle(&mut self, offset: u64) {
+        self.outstanding.insert(offset);
+        self.written = self.written.min(self.low());
+    }
+
     /// The position to store, if it is ahead of the last one.
     pub(super) fn unwritten(&mut self) -> Option<Position> {
         (self.low() > self.written).then(|| self.position())

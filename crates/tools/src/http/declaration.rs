@@ -1,5 +1,6 @@
 //! How an HTTP tool is declared.
 
+use kintsugi_types::ToolSafety;
 use ureq::Agent;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 
@@ -79,7 +80,7 @@ impl HttpTool {
         });
         Ok(Self {
             spec: declaration.spec(safety),
-            agent: agent(),
+            agent: agent(safety),
             method: verb.method(),
             url,
             headers,
@@ -92,9 +93,18 @@ impl HttpTool {
     }
 }
 
+/// Idle connections that a tool keeps to its service.
+const KEPT_CONNECTIONS_MAX: usize = 4;
+
 /// An agent that does what the declaration says and nothing by itself: no redirect, no proxy of the environment.
-fn agent() -> Agent {
+///
+/// A request on a connection that the service is just closing fails without a word on whether it was read. One that
+/// may be repeated is; one that may not gets a connection of its own.
+fn agent(safety: ToolSafety) -> Agent {
+    let kept = if safety.is_restartable() { KEPT_CONNECTIONS_MAX } else { 0 };
     Agent::config_builder()
+        .max_idle_connections(kept)
+        .max_idle_connections_per_host(kept)
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)

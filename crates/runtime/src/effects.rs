@@ -1,0 +1,119 @@
+//! What runs outside for the agents: it belongs to the process, not to the partition that asked for it.
+//!
+//! A partition that is started again finds here what its predecessor began. So no call is made twice side by side, and
+//! no outcome is lost with an actor.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use actix::Addr;
+use kintsugi_agent::{AgentState, Command, Effect};
+use kintsugi_types::{AgentId, ToolName};
+
+use crate::partition::{EffectEnded, Partition};
+
+/// How a call went, for the gate in front of its tool.
+#[derive(Debug, Clone)]
+pub(crate) struct GateReport {
+    pub(crate) tool: ToolName,
+    /// Whether the tool works; a refusal is an answer.
+    pub(crate) ok: bool,
+}
+
+/// What came of an effect.
+#[derive(Debug, Clone)]
+pub(crate) struct EffectOutcome {
+    /// What it means to the agent.
+    pub(crate) command: Command,
+    /// What it means to a tool's gate.
+    pub(crate) gate: Option<GateReport>,
+}
+
+/// What this process knows of an effect.
+#[derive(Debug)]
+pub(crate) enum Known {
+    /// Nothing: it was not begun.
+    No,
+    /// It runs, and will end with an [`EffectEnded`].
+    Running,
+    /// It ended.
+    Ended(EffectOutcome),
+}
+
+/// An effect that was begun, with its outcome once it has one.
+#[derive(Debug)]
+struct Begun {
+    wish: Effect,
+    outcome: Option<EffectOutcome>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    partition: Option<Addr<Partition>>,
+    /// One an agent, for as long as the agent has load.
+    begun: HashMap<AgentId, Begun>,
+    lost: HashSet<AgentId>,
+}
+
+/// The effects that this process began, by agent.
+#[derive(Debug, Default)]
+pub(crate) struct RunningEffects {
+    inner: Mutex<Inner>,
+}
+
+impl RunningEffects {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Outcomes go to `partition` from now on.
+    pub(crate) fn attach(&self, partition: Addr<Partition>) {
+        self.inner().partition = Some(partition);
+    }
+
+    /// Notes whose call an earlier process may have made. Such a call may not be repeated, and nobody knows whether it
+    /// acted.
+    pub(crate) fn lose(&self, restored: &[AgentState]) {
+        let lost = restored.iter().filter(|state| is_unrepeatable_call_open(state));
+        self.inner().lost.extend(lost.map(|state| state.agent.clone()));
+    }
+
+    /// Whether an earlier process may have made the call that the agent waits for. Says so once.
+    pub(crate) fn take_lost(&self, agent: &AgentId) -> bool {
+        self.inner().lost.remove(agent)
+    }
+
+    /// What became of `wish`.
+    pub(crate) fn known(&self, agent: &AgentId, wish: &Effect) -> Known {
+        match self.inner().begun.get(agent).filter(|begun| begun.wish == *wish) {
+            None => Known::No,
+            Some(Begun { outcome: None, .. }) => Known::Running,
+            Some(Begun { outcome: Some(outcome), .. }) => Known::Ended(outcome.clone()),
+        }
+    }
+
+    /// Notes that `wish` runs.
+    pub(crate) fn begin(&self, agent: &AgentId, wish: Effect) {
+        self.inner().begun.insert(agent.clone(), Begun { wish, outcome: None });
+    }
+
+    /// Notes what came of `wish`, and tells the partition of now.
+    pub(crate) fn end(&self, agent: AgentId, wish: Effect, outcome: EffectOutcome) {
+        let mut inner = self.inner();
+        if let Some(begun) = inner.begun.get_mut(&agent).filter(|begun| begun.wish == wish) {
+            begun.outcome = Some(outcome.clone());
+        }
+        if let Some(partition) = &inner.partition {
+            partition.do_send(EffectEnded { agent, wish, outcome });
+        }
+    }
+
+    /// Forgets an agent without load.
+    pub(crate) fn forget(&self, agent: &AgentId) {
+        self.inner().begun.remove(agent);
+    }
+}
+
+fn is_unrepeatable_call_open(state: &AgentState) -> bool {
+    matches!(state.open_effect(), Some(Effect::Call(call)) if !call.safety.is_restartable())
+}
