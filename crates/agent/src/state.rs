@@ -15,6 +15,9 @@ use crate::prompt;
 /// Version of the state's JSON form in snapshots.
 pub const STATE_VERSION: u32 = 1;
 
+/// What the state's JSON takes in the middle of a goal, about: memory is asked for once.
+const JSON_BYTES_EXPECTED: usize = 8 * 1024;
+
 /// How many recoveries an agent remembers, so that one that comes twice is taken once. The oldest is forgotten.
 pub const RECOVERIES_REMEMBERED: usize = 32;
 
@@ -272,7 +275,8 @@ impl AgentState {
     /// BLAKE3 of the state's canonical JSON, first 16 bytes in base 16.
     pub fn hash(&self) -> String {
         // Every field serialises: this cannot fail.
-        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        let mut canonical = Vec::with_capacity(JSON_BYTES_EXPECTED);
+        let _ = serde_json::to_writer(&mut canonical, self);
         blake3::hash(&canonical).to_hex().chars().take(32).collect()
     }
 }

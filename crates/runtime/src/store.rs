@@ -4,6 +4,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use kintsugi_agent::{AgentState, STATE_VERSION};
@@ -11,6 +12,7 @@ use kintsugi_eventlog::Lsn;
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use zstd::bulk::Compressor;
 
 /// Version of this cache's own form; another one is thrown away and rebuilt.
 const FORMAT: u32 = 1;
@@ -44,6 +46,9 @@ pub enum StoreError {
         /// Where the cache lies.
         folder: std::path::PathBuf,
     },
+    /// A state cannot be packed.
+    #[error("agent cache: pack a state: {0}")]
+    Pack(std::io::Error),
 }
 
 /// What a goal's id is known to stand for.
@@ -62,6 +67,8 @@ pub struct Store {
     stages: Keyspace,
     loaded: Keyspace,
     meta: Keyspace,
+    /// Making one takes longer than packing a state.
+    packer: Mutex<Compressor<'static>>,
     was_fresh: bool,
 }
 
@@ -139,8 +146,9 @@ impl Store {
             }
             meta.insert("format", FORMAT.to_be_bytes()).map_err(database("write format"))?;
         }
-        let folder = folder.to_owned();
-        Ok(Self { folder, database: database_opened, agents, goals, stages, loaded, meta, was_fresh })
+        let packer = Compressor::new(ZSTD_LEVEL).map_err(StoreError::Pack)?;
+        let (folder, packer) = (folder.to_owned(), Mutex::new(packer));
+        Ok(Self { folder, database: database_opened, agents, goals, stages, loaded, meta, packer, was_fresh })
     }
 
     /// Whether it was empty when it was opened.
@@ -218,11 +226,9 @@ impl Store {
 impl StoreBatch<'_> {
     /// Puts an agent's state and whether it has load.
     pub fn put_agent(&mut self, agent: &AgentId, json: &[u8], has_load: bool) -> Result<(), StoreError> {
-        let packed = zstd::bulk::compress(json, ZSTD_LEVEL).map_err(|error| StoreError::Damaged {
-            key: agent.to_string(),
-            reason: error.to_string(),
-            folder: self.store.folder.clone(),
-        })?;
+        let mut compressor = self.store.packer.lock().unwrap_or_else(PoisonError::into_inner);
+        let packed = compressor.compress(json).map_err(StoreError::Pack)?;
+        drop(compressor);
         let mut value = Vec::with_capacity(packed.len() + 4);
         value.extend_from_slice(&STATE_VERSION.to_be_bytes());
         value.extend_from_slice(&packed);
