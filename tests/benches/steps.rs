@@ -29,6 +29,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Steps of one run, the last of which finishes.
 const STEPS: usize = 10;
 
+/// Rounds of which the median is taken: the time of a sync differs from second to second.
+const ROUNDS: usize = 5;
+
 #[derive(Debug)]
 struct Instantly {
     spec: ToolSpec,
@@ -107,18 +110,35 @@ fn work(folder: &Path, agents: u32, runs: usize) -> Result<Duration> {
 fn main() -> Result<()> {
     println!("{:>7} {:>6} {:>10} {:>14} {:>14}", "agents", "runs", "steps/s", "ms per step", "in fdatasyncs");
     for (agents, runs) in [(1, 40), (16, 320), (128, 1_280)] {
-        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let sync = sync_time(folder.path())?;
-        let took = work(folder.path(), agents, runs)?;
-        let steps = (runs * STEPS) as f64;
-        // With one agent the steps follow one another; with many this is what each waits for its turn as well.
-        let step = took.as_secs_f64() * f64::from(agents) / steps;
-        println!(
-            "{agents:>7} {runs:>6} {:>10.0} {:>14.2} {:>14.1}",
-            steps / took.as_secs_f64(),
-            step * 1e3,
-            step / sync.as_secs_f64()
-        );
+        let rounds = (0..ROUNDS).map(|_| round(agents, runs)).collect::<Result<Vec<_>>>()?;
+        let steps_a_second = median(rounds.iter().map(|round| round.steps_a_second));
+        let step_ms = median(rounds.iter().map(|round| round.step_ms));
+        let step_syncs = median(rounds.iter().map(|round| round.step_syncs));
+        println!("{agents:>7} {runs:>6} {steps_a_second:>10.0} {step_ms:>14.2} {step_syncs:>14.1}");
     }
     Ok(())
+}
+
+/// What one round measured.
+struct Round {
+    steps_a_second: f64,
+    /// With one agent the steps follow one another; with many this is what each waits for its turn as well.
+    step_ms: f64,
+    /// The same in times of a sync, measured just before.
+    step_syncs: f64,
+}
+
+fn round(agents: u32, runs: usize) -> Result<Round> {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let sync = sync_time(folder.path())?;
+    let took = work(folder.path(), agents, runs)?.as_secs_f64();
+    let steps = (runs * STEPS) as f64;
+    let step = took * f64::from(agents) / steps;
+    Ok(Round { steps_a_second: steps / took, step_ms: step * 1e3, step_syncs: step / sync.as_secs_f64() })
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
