@@ -8,10 +8,12 @@ use kintsugi_events::{
 };
 use kintsugi_types::{ErrorTier, GoalId, RecoveryId, Score, Timestamp, TokenUsage};
 
+use serde_json::{Value, json};
+
 use crate::effect::OpenCall;
 use crate::state::{
-    AgentState, DoneCall, OpenRecovery, Phase, RECOVERIES_REMEMBERED, RollbackPoint, Run, StepSoFar,
-    THOUGHTS_REMEMBERED, Turn,
+    AgentState, DoneCall, OpenRecovery, Phase, RECOVERIES_REMEMBERED, ROLLBACKS_REMEMBERED, RollbackPoint,
+    Run, StepSoFar, THOUGHTS_REMEMBERED, Turn,
 };
 
 /// How many turns stay when a recovery prunes the context and does not say otherwise.
@@ -30,11 +32,22 @@ impl AgentState {
             AgentEvent::GoalStarted { goal, at, seed } => self.start_goal(goal, *at, *seed),
             AgentEvent::GoalEnded(end) => self.end_goal(end),
             AgentEvent::CheckpointTaken(checkpoint) => self.take_checkpoint(checkpoint),
+            AgentEvent::RecoveryDeferred { plan, planned_at } => {
+                self.remember_recovery(plan.recovery);
+                let state_before = self.health_state;
+                if let Some(run) = &mut self.run {
+                    let (plan, planned_at) = (plan.clone(), *planned_at);
+                    run.deferred = Some(OpenRecovery { plan, planned_at, state_before });
+                }
+            }
             AgentEvent::RecoveryStarted { plan, planned_at, resume_at } => {
                 self.start_recovery(plan, *planned_at, *resume_at);
             }
             AgentEvent::RecoveryEnded { recovery, phase } => {
                 self.remember_recovery(*recovery);
+                if let Some(run) = &mut self.run {
+                    run.deferred.take_if(|open| open.plan.recovery == *recovery);
+                }
                 if let Some(run) = &mut self.run
                     && run.recovery.take_if(|open| open.plan.recovery == *recovery).is_some()
                     && *phase == kintsugi_events::RecoveryPhase::Completed
@@ -81,7 +94,8 @@ impl AgentState {
                 thinks_in_step: 0,
                 simple_reply: false,
                 seams: 0,
-                rollback: None,
+                rollbacks: std::collections::VecDeque::new(),
+                deferred: None,
                 recovery: None,
                 last_error: None,
             });
@@ -100,10 +114,13 @@ impl AgentState {
         self.health_state = checkpoint.health_state;
         self.step_ms_average = Some(checkpoint.step_ms_average);
         if let Some(run) = &mut self.run {
-            run.rollback = Some(RollbackPoint {
+            if run.rollbacks.len() == ROLLBACKS_REMEMBERED {
+                run.rollbacks.pop_front();
+            }
+            run.rollbacks.push_back(RollbackPoint {
                 step: checkpoint.step,
                 turns: run.turns.len(),
-                health: checkpoint.health,
+                is_good: checkpoint.health_state == kintsugi_events::HealthState::Healthy,
             });
             run.thinks_in_step = 0;
             run.so_far = StepSoFar::default();
@@ -114,6 +131,7 @@ impl AgentState {
         self.remember_recovery(plan.recovery);
         let state_before = self.health_state;
         if let Some(run) = &mut self.run {
+            run.deferred = None;
             run.recovery = Some(OpenRecovery { plan: Box::new(plan.clone()), planned_at, state_before });
             run.mend(plan, resume_at);
         }
@@ -218,20 +236,22 @@ impl Run {
     fn mend(&mut self, plan: &Recovery, resume_at: Timestamp) {
         match plan.action {
             RecoveryAction::ResetState | RecoveryAction::CacheRollback => {
-                let turns_kept = self.rollback.map_or(0, |point| point.turns);
-                self.turns.truncate(turns_kept);
                 self.close_failed_call();
+                self.roll_back(plan);
             }
             RecoveryAction::PruneContext => {
-                let wanted = plan.parameters.get("turns_kept").and_then(serde_json::Value::as_u64);
+                let wanted = plan.parameters.get("turns_kept").and_then(Value::as_u64);
                 let kept = wanted.and_then(|kept| usize::try_from(kept).ok()).unwrap_or(TURNS_KEPT);
-                self.turns.drain(..self.turns.len().saturating_sub(kept));
-                self.rollback = self.rollback.map(|point| RollbackPoint { turns: self.turns.len(), ..point });
+                let pruned = self.turns.len().saturating_sub(kept);
+                self.turns.drain(..pruned);
+                for point in &mut self.rollbacks {
+                    point.turns = point.turns.saturating_sub(pruned);
+                }
             }
             RecoveryAction::RepairToolCall | RecoveryAction::ForceReplan => {
                 self.close_failed_call();
-                let error = self.last_error.as_deref().unwrap_or("choose another way");
-                let told = serde_json::json!({ "error": error }).to_string();
+                let error = self.last_error.as_deref().unwrap_or("that led nowhere: choose another way");
+                let told = json!({ "error": error }).to_string();
                 self.turns.push(Turn::Observed(told.into()));
             }
             RecoveryAction::DegradeGracefully => {
@@ -250,10 +270,32 @@ impl Run {
         self.phase = Phase::Waiting { until: resume_at };
     }
 
+    /// Forgets the conversation since the newest checkpoint before the fault at which the agent was well, or all of
+    /// it. What was done outside stays done, so it stays in the conversation as a fact.
+    fn roll_back(&mut self, plan: &Recovery) {
+        let back = plan.parameters.get("steps_back").and_then(Value::as_u64).unwrap_or(0);
+        let before = u64::from(plan.step).saturating_sub(back);
+        while self.rollbacks.back().is_some_and(|point| !point.is_good || u64::from(point.step) >= before) {
+            self.rollbacks.pop_back();
+        }
+        self.turns.truncate(self.rollbacks.back().map_or(0, |point| point.turns));
+        let is_told =
+            |output: &Arc<str>| self.turns.iter().any(|turn| *turn == Turn::Observed(output.clone()));
+        let untold = self.calls.iter().filter(|done| done.ok && done.write && !is_told(&done.output));
+        let facts: Vec<Turn> = untold.map(|done| Turn::Observed(fact(done))).collect();
+        self.turns.extend(facts);
+    }
+
     fn close_failed_call(&mut self) {
         let error = self.last_error.clone().unwrap_or_else(|| "given up".to_owned());
         self.close_call(false, error.into());
     }
+}
+
+/// What a call did, as a tool would tell it.
+fn fact(done: &DoneCall) -> Arc<str> {
+    let result = serde_json::from_str(&done.output).unwrap_or_else(|_| Value::from(&*done.output));
+    json!({"done": {"tool": done.call.tool, "args": done.call.args, "result": result}}).to_string().into()
 }
 
 /// Whether an observation becomes part of the conversation. A transient or fatal failure does not: it is the

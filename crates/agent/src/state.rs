@@ -13,7 +13,7 @@ use crate::effect::{Effect, OpenCall};
 use crate::prompt;
 
 /// Version of the state's JSON form in snapshots.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// What the state's JSON takes in the middle of a goal, about: memory is asked for once.
 const JSON_BYTES_EXPECTED: usize = 8 * 1024;
@@ -23,6 +23,9 @@ pub const RECOVERIES_REMEMBERED: usize = 32;
 
 /// How many thoughts are compared with the newest.
 pub const THOUGHTS_REMEMBERED: usize = 5;
+
+/// How many checkpoints of a goal a rollback can name.
+pub const ROLLBACKS_REMEMBERED: usize = 8;
 
 /// Whether an agent has work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,15 +119,15 @@ pub struct StepSoFar {
     pub tool_ms: f64,
 }
 
-/// Where a rollback leads.
+/// Where a rollback may lead.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RollbackPoint {
     /// The step after which it was taken.
     pub step: u32,
     /// How many turns there were.
     pub turns: usize,
-    /// Health at that time.
-    pub health: Score,
+    /// Whether the agent was well at that time.
+    pub is_good: bool,
 }
 
 /// A goal being worked.
@@ -164,8 +167,10 @@ pub struct Run {
     pub simple_reply: bool,
     /// Recoveries that helped.
     pub seams: u32,
-    /// Where a rollback leads.
-    pub rollback: Option<RollbackPoint>,
+    /// Where a rollback may lead: the newest checkpoints, newest last.
+    pub rollbacks: VecDeque<RollbackPoint>,
+    /// The recovery that waits for the end of the step.
+    pub deferred: Option<OpenRecovery>,
     /// The recovery whose outcome is not measured yet.
     pub recovery: Option<OpenRecovery>,
     /// The last error, in words.

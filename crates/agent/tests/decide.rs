@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta};
 use kintsugi_agent::prompt::{Action, decision_text};
 use kintsugi_agent::{
     ActionOutcome, AgentState, Command, Context, Effect, KindConfig, Limits, Phase, Prices, ThinkOutcome,
-    decide,
+    Turn, decide,
 };
 use kintsugi_events::health::HealthThresholds;
 use kintsugi_events::{
@@ -152,6 +152,22 @@ impl World {
         })
     }
 
+    /// A plan for a loop that the step under way shows.
+    fn plan_for_loop(&mut self, action: RecoveryAction, health: f64) -> Command {
+        let Command::Recover { mut plan, planned_at } = self.plan(action) else { panic!("no plan") };
+        plan.fault_type = FaultType::Loop;
+        plan.health_before = Some(Score::new(health));
+        Command::Recover { plan, planned_at }
+    }
+
+    fn phases(&self) -> Vec<RecoveryPhase> {
+        let recoveries = self.events.iter().filter_map(|event| match &event.payload {
+            Payload::Recovery(recovery) => Some(recovery.phase),
+            _ => None,
+        });
+        recoveries.collect()
+    }
+
     fn plan(&mut self, action: RecoveryAction) -> Command {
         let (goal, step) =
             self.state.run.as_ref().map_or((None, 0), |run| (Some(run.goal_id.clone()), run.step));
@@ -275,6 +291,78 @@ fn an_unrepeatable_call_lost_in_a_crash_ends_the_goal_unless_its_outcome_is_know
         let ended = world.results().into_values().next().map(|statuses| statuses[0]);
         assert_eq!(ended, wanted, "{happened:?}");
     }
+}
+
+#[test]
+fn a_recovery_of_a_working_agent_waits_for_the_end_of_the_step() {
+    let mut world = World::new();
+    world.give(Command::AcceptGoal { goal: goal(1) });
+    world.give(Command::StartGoal { seed: 7 });
+    // Books with n = 0, then looks.
+    for dice in [30, 3, 12] {
+        let answer = world.answer(dice).unwrap();
+        world.give(answer);
+    }
+    let plan = world.plan_for_loop(RecoveryAction::ResetState, 0.99);
+    world.give(plan);
+    assert!(world.phases().is_empty(), "it was taken up in the middle of a step");
+    let found = world.answer(3).unwrap();
+    world.give(found);
+    assert_eq!(world.phases(), [RecoveryPhase::Started]);
+    let run = world.state.run.as_ref().unwrap();
+    assert_eq!(run.step, 3, "the next step is begun");
+    assert!(matches!(run.phase, Phase::Thinking { .. }));
+    // The checkpoint before the fault is that after the booking.
+    assert_eq!(run.turns.len(), 2);
+    let finish = world.answer(3).unwrap();
+    world.give(finish);
+    assert_eq!(world.phases(), [RecoveryPhase::Started, RecoveryPhase::Completed]);
+}
+
+#[test]
+fn a_recovery_is_dropped_where_the_agent_got_better_or_the_goal_ended_first() {
+    for (health, dice) in [(0.2, 3), (0.99, 2)] {
+        let mut world = World::new();
+        world.give(Command::AcceptGoal { goal: goal(1) });
+        world.give(Command::StartGoal { seed: 7 });
+        let look = world.answer(12).unwrap();
+        world.give(look);
+        let plan = world.plan_for_loop(RecoveryAction::ForceReplan, health);
+        world.give(plan);
+        let found = world.answer(dice).unwrap();
+        world.give(found);
+        if dice == 2 {
+            // The call failed for good: the agent is parked with the plan still waiting, and a person ends the goal.
+            let told = world.plan(RecoveryAction::NotifyHuman);
+            world.give(told);
+        }
+        assert!(world.phases().contains(&RecoveryPhase::Abandoned), "{:?}", world.phases());
+        assert!(world.state.run.as_ref().is_none_or(|run| run.deferred.is_none()));
+    }
+}
+
+#[test]
+fn a_rollback_forgets_the_talk_and_keeps_what_was_done() {
+    let mut world = World::new();
+    world.give(Command::AcceptGoal { goal: goal(1) });
+    world.give(Command::StartGoal { seed: 7 });
+    // Looks, books with n = 0, looks again.
+    for dice in [12, 3, 30, 3, 12] {
+        let answer = world.answer(dice).unwrap();
+        world.give(answer);
+    }
+    let Command::Recover { mut plan, planned_at } = world.plan_for_loop(RecoveryAction::ResetState, 0.99)
+    else {
+        panic!("no plan")
+    };
+    plan.parameters.insert("steps_back".to_owned(), 2.into());
+    world.give(Command::Recover { plan, planned_at });
+    let found = world.answer(3).unwrap();
+    world.give(found);
+    let run = world.state.run.as_ref().unwrap();
+    let Some(Turn::Observed(fact)) = run.turns.last() else { panic!("{:?}", run.turns) };
+    assert_eq!(run.turns.len(), 1, "{:?}", run.turns);
+    assert_eq!(&**fact, r#"{"done":{"tool":"book","args":{"n":0},"result":{"ok":true}}}"#);
 }
 
 proptest! {

@@ -229,6 +229,14 @@ pub enum AgentEvent {
         /// What was wrong, in words.
         error: String,
     },
+    /// A recovery waits for the end of the step under way.
+    #[serde(rename = "recovery.deferred")]
+    RecoveryDeferred {
+        /// The recovery as it was planned.
+        plan: Box<Recovery>,
+        /// When it was planned.
+        planned_at: Timestamp,
+    },
     /// A recovery was taken up, and changes the run as its action says.
     #[serde(rename = "recovery.applied")]
     RecoveryStarted {
@@ -293,6 +301,7 @@ type_names! {
     Self::OutcomeUnknown { .. } => "outcome.lost",
     Self::CheckpointTaken(_) => "checkpoint.taken",
     Self::Parked { .. } => "agent.parked",
+    Self::RecoveryDeferred { .. } => "recovery.deferred",
     Self::RecoveryStarted { .. } => "recovery.applied",
     Self::RecoveryEnded { .. } => "recovery.closed",
     Self::GoalEnded(_) => "goal.ended",

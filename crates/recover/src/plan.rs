@@ -281,8 +281,14 @@ impl Planner<'_> {
         if action == RecoveryAction::Retry {
             recovery.parameters.insert("delay_ms".to_owned(), 0.into());
         }
-        if let (RecoveryAction::PruneContext, Some(turns_kept)) = (action, choice.parameters.turns_kept) {
-            recovery.parameters.insert("turns_kept".to_owned(), turns_kept.into());
+        let Parameters { turns_kept, steps_back, .. } = choice.parameters;
+        let told = match action {
+            RecoveryAction::PruneContext => turns_kept.map(|kept| ("turns_kept", kept)),
+            RecoveryAction::ResetState => steps_back.map(|back| ("steps_back", back)),
+            _ => None,
+        };
+        if let Some((name, value)) = told {
+            recovery.parameters.insert(name.to_owned(), value.into());
         }
         self.commit(recovery, choice.parameters.deadline_ms);
     }

@@ -99,6 +99,9 @@ pub struct Parameters {
     /// How many of the newest turns stay when a context is pruned; the agent's own rule where it is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub turns_kept: Option<u32>,
+    /// How many steps before the faulty one a reset goes back, at least; none where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps_back: Option<u32>,
 }
 
 impl Default for Parameters {
@@ -113,6 +116,7 @@ impl Default for Parameters {
             half_open_ms: 60_000,
             deadline_ms: 120_000,
             turns_kept: None,
+            steps_back: None,
         }
     }
 }

@@ -38,7 +38,7 @@ impl Decider<'_> {
                 ToolMetric { name: call.tool, ok: true, error_tier: None, error: None, attempt: 1 },
                 true,
             )));
-            self.think(step + 1);
+            self.next_step(step + 1);
             return;
         }
         self.journal(AgentEvent::ActionRequested { effect, step, call, safety });
@@ -89,7 +89,7 @@ impl Decider<'_> {
         self.journal(AgentEvent::ObservationRecorded(observation));
         if is_shown {
             self.complete_step(Some((metric, is_repeated)));
-            self.think(step + 1);
+            self.next_step(step + 1);
         } else {
             let error = error.unwrap_or_default();
             self.close_recovery_as_failed(&error);
@@ -131,7 +131,8 @@ impl Decider<'_> {
 
     pub(super) fn timer_due(&mut self, at: kintsugi_types::Timestamp) {
         let Some(run) = &self.state.run else { return };
-        let step = run.step;
+        // Nothing was asked since the last checkpoint: the step is over.
+        let step = if run.thinks_in_step == 0 { run.step + 1 } else { run.step };
         let is_due = match run.phase {
             Phase::Parked { until, .. } | Phase::Waiting { until } => until == at,
             _ => false,

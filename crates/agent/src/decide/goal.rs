@@ -62,6 +62,7 @@ impl Decider<'_> {
             };
             self.close_recovery(phase, "the goal ended");
         }
+        self.abandon_deferred("the goal had ended");
         let Some(run) = &self.state.run else { return };
         let mut actions: Vec<ResultAction> = run
             .calls

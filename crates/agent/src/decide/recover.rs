@@ -2,12 +2,41 @@
 
 use chrono::TimeDelta;
 use kintsugi_events::{
-    AgentEvent, GoalStatus, HealthState, Payload, Recovery, RecoveryAction, RecoveryPhase,
+    AgentEvent, FaultType, GoalStatus, HealthState, Payload, Recovery, RecoveryAction, RecoveryPhase,
 };
 use kintsugi_types::{Score, Timestamp};
 
 use super::Decider;
 use crate::state::Phase;
+
+/// So much better an agent has to be for a recovery to be needless.
+const HEALTH_BETTER_BY: f64 = 0.05;
+
+/// Whether a plan fits an agent.
+enum Fit {
+    /// It waits for it.
+    Now,
+    /// It is in the middle of a step.
+    AtStepEnd,
+    /// It does not, and why.
+    Never(&'static str),
+}
+
+/// Whether what the plan mends is still there when the step is over. A call that failed is not: it was made again.
+fn outlasts_its_step(plan: &Recovery) -> bool {
+    let is_of_the_state = matches!(
+        plan.action,
+        RecoveryAction::ResetState
+            | RecoveryAction::CacheRollback
+            | RecoveryAction::PruneContext
+            | RecoveryAction::ForceReplan
+            | RecoveryAction::ModelDownshift
+            | RecoveryAction::AgentRedistribute
+            | RecoveryAction::DegradeGracefully
+            | RecoveryAction::NotifyHuman
+    );
+    is_of_the_state && plan.fault_type != FaultType::ToolFailure
+}
 
 impl Decider<'_> {
     /// Takes up a planned recovery if the agent still waits where the plan saw it, and tells that it is abandoned
@@ -16,13 +45,17 @@ impl Decider<'_> {
         if self.state.recoveries.contains(&plan.recovery) || plan.phase != RecoveryPhase::Planned {
             return;
         }
-        if let Some(reason) = self.reason_to_abandon(&plan) {
-            self.tell(&plan, planned_at, RecoveryPhase::Abandoned, reason, None);
-            self.journal(AgentEvent::RecoveryEnded {
-                recovery: plan.recovery,
-                phase: RecoveryPhase::Abandoned,
-            });
-            return;
+        match self.fit(&plan) {
+            Fit::Now => {}
+            Fit::AtStepEnd => {
+                self.abandon_deferred("another recovery was planned");
+                self.journal(AgentEvent::RecoveryDeferred { plan, planned_at });
+                return;
+            }
+            Fit::Never(reason) => {
+                self.abandon(&plan, planned_at, reason);
+                return;
+            }
         }
         if plan.action == RecoveryAction::Monitor {
             let unchanged = Some((self.state.health, self.state.health_state));
@@ -33,6 +66,32 @@ impl Decider<'_> {
             });
             return;
         }
+        self.abandon_deferred("another recovery was planned");
+        self.take_up(plan, planned_at);
+    }
+
+    /// Begins `step`, after the recovery that waited for the end of the one before.
+    pub(super) fn next_step(&mut self, step: u32) {
+        let Some(waiting) = self.state.run.as_ref().and_then(|run| run.deferred.clone()) else {
+            self.think(step);
+            return;
+        };
+        if self.is_better_by_itself(&waiting.plan) {
+            self.abandon_deferred("the agent had got better by itself");
+            self.think(step);
+        } else {
+            self.take_up(waiting.plan, waiting.planned_at);
+        }
+    }
+
+    /// Whether the agent is well again, and better than when `plan` was made.
+    fn is_better_by_itself(&self, plan: &Recovery) -> bool {
+        let before = plan.health_before.unwrap_or(Score::ONE);
+        self.state.health_state == HealthState::Healthy
+            && self.state.health.get() > before.get() + HEALTH_BETTER_BY
+    }
+
+    fn take_up(&mut self, plan: Box<Recovery>, planned_at: Timestamp) {
         self.close_recovery_as_failed("another recovery was planned");
         self.tell(&plan, planned_at, RecoveryPhase::Started, "taken up", None);
         let delay_ms = plan.parameters.get("delay_ms").and_then(serde_json::Value::as_u64).unwrap_or(0);
@@ -50,19 +109,35 @@ impl Decider<'_> {
         }
     }
 
-    /// Why a plan does not fit any more.
-    fn reason_to_abandon(&self, plan: &Recovery) -> Option<&'static str> {
-        let Some(run) = &self.state.run else { return Some("the goal had ended") };
+    /// Whether and when a plan fits.
+    fn fit(&self, plan: &Recovery) -> Fit {
+        let Some(run) = &self.state.run else { return Fit::Never("the goal had ended") };
         if plan.goal.as_ref().is_some_and(|goal| *goal != run.goal_id) {
-            return Some("the goal had ended");
+            return Fit::Never("the goal had ended");
         }
         if plan.action == RecoveryAction::Monitor {
-            return None;
+            return Fit::Now;
         }
-        if plan.step != run.step || !matches!(run.phase, Phase::Parked { .. }) {
-            return Some("the agent had moved on");
+        match run.phase {
+            Phase::Parked { .. } if plan.step == run.step => Fit::Now,
+            Phase::Thinking { .. } | Phase::Acting if plan.step <= run.step && outlasts_its_step(plan) => {
+                Fit::AtStepEnd
+            }
+            _ => Fit::Never("the agent had moved on"),
         }
-        None
+    }
+
+    /// Drops the recovery that waits for the end of the step, if any.
+    pub(super) fn abandon_deferred(&mut self, reason: &str) {
+        if let Some(waiting) = self.state.run.as_ref().and_then(|run| run.deferred.clone()) {
+            self.abandon(&waiting.plan, waiting.planned_at, reason);
+        }
+    }
+
+    fn abandon(&mut self, plan: &Recovery, planned_at: Timestamp, reason: &str) {
+        self.tell(plan, planned_at, RecoveryPhase::Abandoned, reason, None);
+        let phase = RecoveryPhase::Abandoned;
+        self.journal(AgentEvent::RecoveryEnded { recovery: plan.recovery, phase });
     }
 
     pub(super) fn close_recovery_as_failed(&mut self, outcome: &str) {

@@ -130,10 +130,14 @@ impl Decider<'_> {
     }
 
     fn close_measured_recovery(&mut self, measured: &Measured) {
-        self.close_recovery_measured(
-            RecoveryPhase::Completed,
-            "the step went through",
-            Some((measured.health, measured.state)),
-        );
+        let after = Some((measured.health, measured.state));
+        let before = self.state.run.as_ref().and_then(|run| run.recovery.as_ref()?.plan.health_before);
+        let is_better =
+            measured.state == HealthState::Healthy || before.is_none_or(|health| measured.health > health);
+        if is_better {
+            self.close_recovery_measured(RecoveryPhase::Completed, "the step went through", after);
+        } else {
+            self.close_recovery_measured(RecoveryPhase::Failed, "the agent is no better after it", after);
+        }
     }
 }
