@@ -99,7 +99,7 @@ impl Audit {
                 }
             }
             Payload::DeadLetter(letter) => self.dead_letters.push(letter.reason),
-            Payload::Metric(_) | Payload::Approval(_) | Payload::Snapshot(_) => {}
+            Payload::Metric(_) | Payload::Approval(_) | Payload::Snapshot(_) | Payload::Fault(_) => {}
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use kintsugi_agent::prompt::{Action, FINISH, decision_text};
 use kintsugi_agent::{KindConfig, Limits, Prices};
+use kintsugi_chaos::FaultPlan;
 use kintsugi_eventlog::EventLog;
 use kintsugi_events::health::HealthThresholds;
 use kintsugi_events::{ActionCall, Goal, Mode};
@@ -48,6 +49,8 @@ pub struct Wiring {
     pub tool_threads: Option<usize>,
     /// How much the node does by itself.
     pub mode: Mode,
+    /// Faults on purpose.
+    pub chaos: Option<FaultPlan>,
 }
 
 /// The declaration of the script's HTTP tool at `url`: how it may be repeated, and how long it may take.
@@ -190,6 +193,7 @@ pub fn parts_with(
             restart_window_ms: 10_000,
             tool_threads: wiring.tool_threads.unwrap_or(4),
             tool_ms_max: wiring.tool_ms_max.unwrap_or(30_000),
+            chaos: wiring.chaos,
             before_decide: wiring.before_decide,
             effect_probe: wiring.effect_probe,
         },

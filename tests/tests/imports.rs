@@ -16,9 +16,21 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kintsugi-inference", &["types"]),
     ("kintsugi-gpu-scheduler", &["inference", "types"]),
     ("kintsugi-agent", &["events", "types"]),
+    ("kintsugi-chaos", &["events", "types"]),
     (
         "kintsugi-runtime",
-        &["agent", "gpu-scheduler", "tools", "monitor", "diagnose", "recover", "eventlog", "events", "types"],
+        &[
+            "agent",
+            "chaos",
+            "gpu-scheduler",
+            "tools",
+            "monitor",
+            "diagnose",
+            "recover",
+            "eventlog",
+            "events",
+            "types",
+        ],
     ),
     ("kintsugi-train", &["agent", "tools", "inference", "events", "types"]),
     (
@@ -26,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "runtime",
             "agent",
+            "chaos",
             "gpu-scheduler",
             "inference",
             "tools",

@@ -19,6 +19,9 @@ use crate::state::{
 /// How many turns stay when a recovery prunes the context and does not say otherwise.
 pub const TURNS_KEPT: usize = 10;
 
+/// How much of each tool's answer stays when a recovery prunes the context, in bytes.
+pub const OBSERVATION_BYTES_KEPT: usize = 512;
+
 impl AgentState {
     /// Folds the next journal event in and counts the sequence on.
     pub fn apply(&mut self, event: &AgentEvent) {
@@ -244,6 +247,7 @@ impl Run {
                 let kept = wanted.and_then(|kept| usize::try_from(kept).ok()).unwrap_or(TURNS_KEPT);
                 let pruned = self.turns.len().saturating_sub(kept);
                 self.turns.drain(..pruned);
+                self.turns.iter_mut().for_each(shorten);
                 for point in &mut self.rollbacks {
                     point.turns = point.turns.saturating_sub(pruned);
                 }
@@ -289,6 +293,16 @@ impl Run {
     fn close_failed_call(&mut self) {
         let error = self.last_error.clone().unwrap_or_else(|| "given up".to_owned());
         self.close_call(false, error.into());
+    }
+}
+
+/// Cuts what a tool said to [`OBSERVATION_BYTES_KEPT`].
+fn shorten(turn: &mut Turn) {
+    if let Turn::Observed(text) = turn
+        && text.len() > OBSERVATION_BYTES_KEPT
+    {
+        let end = (0..=OBSERVATION_BYTES_KEPT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        *text = format!("{} [cut]", text.get(..end).unwrap_or_default()).into();
     }
 }
 

@@ -8,6 +8,11 @@ use kintsugi_types::{Completion, EffectId, ErrorTier, Timestamp};
 /// How an inference went.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ThinkOutcome {
+    /// The context holds more than the model takes.
+    TooLong {
+        /// How much, in words.
+        error: String,
+    },
     /// The model answered.
     Answered {
         /// The answer.

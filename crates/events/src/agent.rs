@@ -107,6 +107,8 @@ pub struct Checkpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ParkReason {
+    /// The context does not fit the model.
+    ContextOverflow,
     /// A tool failed.
     ToolFailed,
     /// The model's output could not be read.

@@ -53,6 +53,9 @@ pub struct Goal {
     /// Facts for the agent and its tools; shown in the prompt, bound to tool parameters.
     #[serde(default)]
     pub input: Map<String, Value>,
+    /// Its number in the run that published it, from 0. Only faults on purpose are drawn by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
     /// What is right, for evaluation only: neither agent nor model ever sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Value>,

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod envelope;
 pub mod expect;
+pub mod fault;
 pub mod goal;
 pub mod healing;
 pub mod health;
@@ -19,6 +20,7 @@ pub use agent::{
 };
 pub use envelope::{Envelope, Event, Subject};
 pub use expect::{ExpectError, evaluate};
+pub use fault::{FaultEdge, FaultKind, InjectedFault};
 pub use goal::{Goal, GoalBudget, GoalResult, GoalStatus, ResultAction};
 pub use healing::{
     Anomaly, AnomalyKind, Diagnosis, FaultType, HealthScores, Metric, Mode, Recovery, RecoveryAction,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::agent::AgentEvent;
+use crate::fault::InjectedFault;
 use crate::goal::{Goal, GoalResult, GoalStatus};
 use crate::healing::{Anomaly, Diagnosis, Metric, Recovery, RecoveryPhase};
 use crate::operations::{Approval, DeadLetter, Snapshot};
@@ -26,6 +27,7 @@ pub enum Payload {
     Approval(Box<Approval>),
     Snapshot(Box<Snapshot>),
     DeadLetter(Box<DeadLetter>),
+    Fault(Box<InjectedFault>),
 }
 
 /// Why bytes are no payload of a type.
@@ -70,6 +72,7 @@ impl Payload {
             Self::Approval(_) => Topic::Approvals,
             Self::Snapshot(_) => Topic::Snapshots,
             Self::DeadLetter(_) => Topic::DeadLetters,
+            Self::Fault(_) => Topic::Faults,
         }
     }
 
@@ -99,6 +102,7 @@ impl Payload {
             },
             Self::Snapshot(_) => ce_type!("snapshot.taken"),
             Self::DeadLetter(_) => ce_type!("dead-letter.written"),
+            Self::Fault(_) => ce_type!("fault.injected"),
         }
     }
 
@@ -140,6 +144,7 @@ impl Payload {
             "approval.requested" | "approval.decided" => Self::Approval(read(event_type, json)?),
             "snapshot.taken" => Self::Snapshot(read(event_type, json)?),
             "dead-letter.written" => Self::DeadLetter(read(event_type, json)?),
+            "fault.injected" => Self::Fault(read(event_type, json)?),
             _ if AgentEvent::NAMES.contains(&name) => Self::Agent(read(event_type, json)?),
             _ => return Err(unknown()),
         })
@@ -157,6 +162,7 @@ impl Payload {
             Self::Approval(inner) => visit.visit(inner),
             Self::Snapshot(inner) => visit.visit(inner),
             Self::DeadLetter(inner) => visit.visit(inner),
+            Self::Fault(inner) => visit.visit(inner),
         }
     }
 }

@@ -3,6 +3,7 @@
 use schemars::{JsonSchema, schema_for};
 
 use crate::agent::AgentEvent;
+use crate::fault::InjectedFault;
 use crate::goal::{Goal, GoalResult};
 use crate::healing::{Anomaly, Diagnosis, Metric, Recovery};
 use crate::operations::{Approval, DeadLetter, Snapshot};
@@ -33,5 +34,6 @@ pub fn schema_files() -> Vec<SchemaFile> {
         file::<Approval>("approval.schema.json"),
         file::<Snapshot>("snapshot.schema.json"),
         file::<DeadLetter>("dead-letter.schema.json"),
+        file::<InjectedFault>("fault.schema.json"),
     ]
 }

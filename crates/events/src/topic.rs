@@ -58,6 +58,8 @@ topics! {
     Snapshots = 8, "snapshots";
     /// Input that could not be taken.
     DeadLetters = 9, "dead-letters";
+    /// What was broken on purpose. No stage reads it.
+    Faults = 10, "faults";
 }
 
 impl Topic {

@@ -24,6 +24,7 @@ const OTHER_NAMES: &[&str] = &[
     "approval.decided",
     "snapshot.taken",
     "dead-letter.written",
+    "fault.injected",
 ];
 
 /// The event's type and the bytes of its data, for every fixture.

@@ -2,6 +2,7 @@
 //! is on a thread of its own and reports here.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -121,12 +122,14 @@ impl GpuScheduler {
         let (picture, desk_picture) = watch::channel(DeskPicture::default());
         let (engine_sender, engine_picture) = watch::channel(EnginePicture::default());
         let SchedulerContext { clock, ids, invariants, on_fault } = context;
+        let is_to_break = Arc::<AtomicBool>::default();
         let mut failure = None;
         let desk = Self::create(|actix_context| {
             let parts = engine::EngineParts {
                 factory,
                 on_fault,
                 invariants,
+                is_to_break: is_to_break.clone(),
                 picture: engine_sender,
                 desk: actix_context.address().downgrade(),
             };
@@ -157,11 +160,12 @@ impl GpuScheduler {
                 stopping: Vec::new(),
             }
         });
-        match failure {
+        if let Some(error) = failure {
             // The actor ends by itself: nobody holds its address.
-            Some(error) => Err(StartError::Thread(error)),
-            None => Ok(SchedulerHandle::new(desk, desk_picture, engine_picture, config.memory_budget)),
+            return Err(StartError::Thread(error));
         }
+        let pictures = (desk_picture, engine_picture);
+        Ok(SchedulerHandle::new(desk, pictures, config.memory_budget, is_to_break))
     }
 
     /// Why no lease can be given now or soon, if so.

@@ -6,6 +6,7 @@ mod job;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -24,6 +25,7 @@ pub(crate) struct EngineParts {
     pub(crate) factory: BackendFactory,
     pub(crate) on_fault: OnFault,
     pub(crate) invariants: Arc<Invariants>,
+    pub(crate) is_to_break: Arc<AtomicBool>,
     pub(crate) picture: watch::Sender<EnginePicture>,
     /// Weak, so that the engine does not keep alive an actor that nobody can reach any more.
     pub(crate) desk: WeakAddr<GpuScheduler>,
@@ -50,6 +52,7 @@ pub(crate) fn spawn(
                 factory: parts.factory,
                 on_fault: parts.on_fault,
                 invariants: parts.invariants,
+                is_to_break: parts.is_to_break,
                 picture,
                 emit,
             },

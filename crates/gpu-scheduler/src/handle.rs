@@ -1,7 +1,7 @@
 //! What everyone else holds of the scheduler.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use actix::Addr;
 use kintsugi_inference::ModelInfo;
@@ -34,16 +34,22 @@ pub struct SchedulerHandle {
     desk_picture: watch::Receiver<DeskPicture>,
     engine_picture: watch::Receiver<EnginePicture>,
     memory_budget: ByteCount,
+    is_to_break: Arc<AtomicBool>,
 }
 
 impl SchedulerHandle {
     pub(crate) fn new(
         desk: Addr<GpuScheduler>,
-        desk_picture: watch::Receiver<DeskPicture>,
-        engine_picture: watch::Receiver<EnginePicture>,
+        (desk_picture, engine_picture): (watch::Receiver<DeskPicture>, watch::Receiver<EnginePicture>),
         memory_budget: ByteCount,
+        is_to_break: Arc<AtomicBool>,
     ) -> Self {
-        Self { desk, tickets: Arc::default(), desk_picture, engine_picture, memory_budget }
+        Self { desk, tickets: Arc::default(), desk_picture, engine_picture, memory_budget, is_to_break }
+    }
+
+    /// Makes the engine panic at its next step, as a bug would; for faults on purpose.
+    pub fn break_engine(&self) {
+        self.is_to_break.store(true, Ordering::Relaxed);
     }
 
     /// Asks for one of the engine's slots and waits for it. Dropping the returned future withdraws the call.

@@ -74,6 +74,9 @@ pub(crate) struct RunArguments {
     /// A GGUF file, or the name of a shipped model
     #[arg(long, value_name = "PATH|NAME")]
     pub(crate) model: Option<String>,
+    /// Breaks a step on purpose with this probability, in [0, 1]; the same seed breaks the same steps
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub(crate) chaos: Option<f64>,
     /// Seed of all draws
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
@@ -92,6 +95,11 @@ pub(crate) struct RunArguments {
     /// No progress
     #[arg(long)]
     pub(crate) quiet: bool,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let found: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if (0.0..=1.0).contains(&found) { Ok(found) } else { Err("a probability lies in [0, 1]".to_owned()) }
 }
 
 /// Which run is looked at.

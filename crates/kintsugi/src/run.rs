@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kintsugi_chaos::FaultPlan;
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::Goal;
@@ -61,9 +62,13 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     agree_on_config(&mut folder, &example)?;
     say(arguments, &opening(&folder, &example, &settings));
     let tenant = folder.tenant()?;
-    let goals: Vec<Goal> = goals.into_iter().map(|goal| Goal { tenant: tenant.clone(), ..goal }).collect();
+    let goals: Vec<Goal> = goals
+        .into_iter()
+        .zip(0..)
+        .map(|(goal, index)| Goal { tenant: tenant.clone(), index: Some(index), ..goal })
+        .collect();
     let begun = Instant::now();
-    let parts = parts(&settings, &example, &folder, &log, backend)?;
+    let parts = parts(&settings, &example, &folder, &log, backend, arguments.chaos)?;
     let outcome = work(arguments, parts, &goals, &log)?;
     let view = RunView::read(log.as_ref())?;
     let summary = Summary::new(
@@ -156,6 +161,7 @@ fn parts(
     folder: &RunFolder,
     log: &Arc<EmbeddedLog>,
     backend: BackendFactory,
+    chaos: Option<f64>,
 ) -> Result<NodeParts, Failure> {
     Ok(NodeParts {
         config: NodeConfig {
@@ -171,6 +177,7 @@ fn parts(
             restart_window_ms: RESTART_WINDOW_MS,
             tool_threads: settings.node.tool_threads,
             tool_ms_max: settings.node.tool_ms_max,
+            chaos: chaos.map(|probability| FaultPlan::new(probability, settings.node.seed)),
             before_decide: None,
             effect_probe: None,
         },

@@ -49,7 +49,7 @@ pub(crate) struct Percentiles {
 
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Healing {
-    faults_injected: BTreeMap<String, u64>,
+    faults_injected: BTreeMap<&'static str, u64>,
     anomalies: BTreeMap<&'static str, u64>,
     diagnoses: BTreeMap<&'static str, u64>,
     recoveries: BTreeMap<&'static str, Tried>,
@@ -170,6 +170,10 @@ impl Summary {
             ),
             format!("health      mean {:.2}, lowest {:.2}", self.health.mean, self.health.min),
         ];
+        let injected: u64 = healing.faults_injected.values().sum();
+        if injected > 0 {
+            lines.push(format!("faults      {injected} injected"));
+        }
         lines.push(format!("seams       {}", healing.seams));
         for (action, count) in &healing.recoveries {
             lines.push(format!("            {action}: {} of {} helped", count.succeeded, count.tried));
@@ -226,7 +230,7 @@ fn count_agents(view: &RunView, total: u32) -> AgentCounts {
 }
 
 fn tell_healing(view: &RunView) -> Healing {
-    let mut healing = Healing::default();
+    let mut healing = Healing { faults_injected: view.faults.clone(), ..Healing::default() };
     for (_, anomaly) in view.anomalies.values() {
         *healing.anomalies.entry(anomaly.kind.name()).or_default() += 1;
     }

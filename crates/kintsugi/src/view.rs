@@ -71,6 +71,8 @@ pub(crate) struct RunView {
     pub(crate) diagnoses: BTreeMap<DiagnosisId, (Timestamp, Diagnosis)>,
     pub(crate) recoveries: BTreeMap<RecoveryId, SeamView>,
     pub(crate) metrics: Vec<Metric>,
+    /// Faults that were injected, by kind.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) dead_letters: u64,
     pub(crate) events: u64,
     /// What contradicts the promises, in words.
@@ -156,6 +158,7 @@ impl RunView {
                 self.diagnoses.insert(diagnosis.diagnosis, (envelope.time, *diagnosis));
             }
             Payload::Recovery(recovery) => self.take_recovery(envelope.time, *recovery),
+            Payload::Fault(fault) => *self.faults.entry(fault.kind.name()).or_default() += 1,
             Payload::DeadLetter(letter) => {
                 self.dead_letters += 1;
                 let goal = letter

@@ -95,7 +95,8 @@ impl AgentWindow {
     /// Judges the confidence of a step once. Below both the floor and the agent's own baseline it is low, and what
     /// is low is not learned. Returns the baseline that it fell below.
     pub(crate) fn judge_confidence(&mut self, metric: &Metric, floor: f64) -> Option<f64> {
-        if metric.malformed || self.confidence_step == metric.step {
+        let is_thought = !metric.malformed && metric.tokens.completion > 0;
+        if !is_thought || self.confidence_step == metric.step {
             return None;
         }
         self.confidence_step = metric.step;

@@ -41,8 +41,10 @@ pub enum EffectStart {
         messages: Vec<ChatMessage>,
         /// The goal.
         goal: Arc<Goal>,
-        /// Whether it is the goal's first step.
-        is_first_step: bool,
+        /// The step, from 1.
+        step: u32,
+        /// Which inference of the step it is, from 1.
+        try_number: u32,
         /// Whether only an answer without tools is wanted.
         simple_reply: bool,
     },
@@ -52,6 +54,8 @@ pub enum EffectStart {
         call: OpenCall,
         /// The goal, whose inputs are bound to tool parameters.
         goal: Arc<Goal>,
+        /// The step, from 1.
+        step: u32,
     },
     /// Wake the agent.
     Timer {
@@ -203,11 +207,15 @@ impl AgentActor {
         match state.open_effect() {
             None => Wanted::Nothing,
             Some(Effect::Timer { at }) => Wanted::Start(Box::new(EffectStart::Timer { at })),
-            Some(Effect::Call(call)) => Wanted::Start(Box::new(EffectStart::Call { call, goal })),
+            Some(Effect::Call(call)) => {
+                let step = state.run.as_ref().map_or(0, |run| run.step);
+                Wanted::Start(Box::new(EffectStart::Call { call, goal, step }))
+            }
             Some(wish @ Effect::Think { .. }) => Wanted::Start(Box::new(EffectStart::Think {
                 wish,
                 messages: state.messages(self.system.clone()),
-                is_first_step: state.run.as_ref().is_some_and(|run| run.step <= 1),
+                step: state.run.as_ref().map_or(0, |run| run.step),
+                try_number: state.run.as_ref().map_or(0, |run| run.thinks_in_step),
                 simple_reply: state.run.as_ref().is_some_and(|run| run.simple_reply),
                 goal,
             })),

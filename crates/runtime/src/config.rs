@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kintsugi_agent::{Command, KindConfig};
+use kintsugi_chaos::FaultPlan;
 use kintsugi_events::Mode;
 use kintsugi_recover::PolicySet;
 use kintsugi_types::{AgentId, AgentKind, NameError, RetryPolicy, TenantId};
@@ -62,6 +63,8 @@ pub struct NodeConfig {
     pub tool_threads: usize,
     /// The longest that the node waits for one tool call, in milliseconds, whatever the tool itself promises.
     pub tool_ms_max: u64,
+    /// Faults on purpose.
+    pub chaos: Option<FaultPlan>,
     /// Called before each command is decided; a test makes it panic.
     pub before_decide: Option<CommandProbe>,
     /// Called when an effect starts and when it has ended, for tests that kill the process there.

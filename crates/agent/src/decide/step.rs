@@ -52,6 +52,14 @@ impl Decider<'_> {
         }
     }
 
+    /// Measures a step whose prompt did not fit.
+    pub(super) fn measure_overflow(&mut self) {
+        if let Some(measured) = self.measure(None, false, false) {
+            let measured = Measured { context_ratio: 1.0, ..measured };
+            self.emit_metric(&measured, None, false, false);
+        }
+    }
+
     /// Waits for a recovery, or ends the goal where `tries` reached the limit.
     pub(super) fn park_or_give_up(&mut self, reason: ParkReason, error: String, tries: u32) {
         let limits = &self.context.config.limits;

@@ -35,6 +35,7 @@ impl Decider<'_> {
         }
         match outcome {
             ThinkOutcome::Answered { completion, queue_ms } => self.answered(effect, completion, queue_ms),
+            ThinkOutcome::TooLong { error } => self.overflowed(effect, attempt, error),
             ThinkOutcome::Failed { tier, error } => self.think_failed(effect, attempt, tier, &error),
         }
     }
@@ -77,6 +78,21 @@ impl Decider<'_> {
                     self.state.run.as_ref().map_or(0, |run| run.malformed_in_row),
                 );
             }
+        }
+    }
+
+    /// The context does not fit the model. Where there is something to prune, help is waited for.
+    fn overflowed(&mut self, effect: EffectId, attempt: u32, error: String) {
+        let Some(run) = &self.state.run else { return };
+        let (has_turns, tries) = (!run.turns.is_empty(), run.thinks_in_step);
+        self.journal(AgentEvent::ThinkFailed { effect, attempt, error: error.clone() });
+        if has_turns {
+            self.close_recovery_as_failed("the context still does not fit");
+            self.measure_overflow();
+            self.park_or_give_up(ParkReason::ContextOverflow, error, tries);
+        } else {
+            let reason = format!("the inference cannot be done: {error}");
+            self.end_goal(GoalStatus::Partial, None, Some(reason));
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kintsugi_inference::{AdmitError, Admitted, Backend, Finished, MemoryUse, ModelInfo, RequestId};
 use kintsugi_types::CompletionRequest;
@@ -10,13 +12,17 @@ use crate::config::BackendFactory;
 
 /// The backend behind `catch_unwind`. After a fault it is dropped and never called again, which is what makes
 /// asserting unwind safety sound: state that saw a panic is thrown away.
-pub(super) struct Guarded(Option<Box<dyn Backend>>);
+pub(super) struct Guarded {
+    backend: Option<Box<dyn Backend>>,
+    /// Whether the next step is to panic, as a bug would.
+    is_to_break: Arc<AtomicBool>,
+}
 
 impl Guarded {
     /// Makes a backend; a panic in the factory is a failure like any other.
-    pub(super) fn build(factory: &mut BackendFactory) -> Result<Self, String> {
+    pub(super) fn build(factory: &mut BackendFactory, is_to_break: Arc<AtomicBool>) -> Result<Self, String> {
         match catch_unwind(AssertUnwindSafe(factory)) {
-            Ok(built) => built.map(|backend| Self(Some(backend))),
+            Ok(built) => built.map(|backend| Self { backend: Some(backend), is_to_break }),
             Err(payload) => Err(format!("panic while building: {}", message_of(payload.as_ref()))),
         }
     }
@@ -43,11 +49,16 @@ impl Guarded {
     }
 
     pub(super) fn step(&mut self) -> Result<Vec<Finished>, String> {
-        self.call(|backend| backend.step())?.map_err(|fault| fault.reason)
+        let is_to_break = self.is_to_break.swap(false, Ordering::Relaxed);
+        let step = |backend: &mut dyn Backend| {
+            assert!(!is_to_break, "broken on purpose");
+            backend.step()
+        };
+        self.call(step)?.map_err(|fault| fault.reason)
     }
 
     fn call<T>(&mut self, work: impl FnOnce(&mut dyn Backend) -> T) -> Result<T, String> {
-        let Some(backend) = self.0.as_deref_mut() else {
+        let Some(backend) = self.backend.as_deref_mut() else {
             return Err("the backend is gone".to_owned());
         };
         catch_unwind(AssertUnwindSafe(|| work(backend)))
@@ -57,7 +68,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let backend = self.0.take();
+        let backend = self.backend.take();
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(backend))) {
             tracing::error!(reason = message_of(payload.as_ref()), "backend panicked while dropped");
         }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub(super) struct Links {
     pub(super) factory: BackendFactory,
     pub(super) on_fault: OnFault,
     pub(super) invariants: Arc<Invariants>,
+    pub(super) is_to_break: Arc<AtomicBool>,
     pub(super) picture: Arc<watch::Sender<EnginePicture>>,
     pub(super) emit: Box<dyn Fn(EngineEvent)>,
 }
@@ -350,7 +352,7 @@ impl Worker {
 
     /// Makes a backend and refuses one that holds more than it may.
     fn build(&mut self) -> Result<(Guarded, ModelInfo), String> {
-        let mut backend = Guarded::build(&mut self.links.factory)?;
+        let mut backend = Guarded::build(&mut self.links.factory, self.links.is_to_break.clone())?;
         let model = backend.info()?;
         let (memory, active) = backend.holdings()?;
         let found = self.ledger.audit(&memory, active);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use kintsugi_agent::{ActionOutcome, Command, Effect, KindConfig, OpenCall, ThinkOutcome};
+use kintsugi_agent::{ActionOutcome, Command, Effect, KindConfig, OpenCall};
 use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::LeaseRequest;
 use kintsugi_tools::{Registry, ToolCall, ToolError, ToolOutput};
@@ -15,6 +15,7 @@ use kintsugi_types::{
     ToolName, ToolSafety,
 };
 
+use super::faults::{self, Exposed};
 use super::gates::Passage;
 use super::slot::Item;
 use super::{EffectEnded, Partition};
@@ -27,7 +28,6 @@ use crate::effects::{EffectOutcome, GateReport, Known};
 struct Prompt {
     messages: Vec<ChatMessage>,
     grammar: Grammar,
-    is_first_step: bool,
 }
 
 impl Partition {
@@ -64,24 +64,30 @@ impl Partition {
                 self.timers.insert((at, agent.clone()));
                 self.arm_timer(ctx);
             }
-            EffectStart::Think { messages, goal, is_first_step, simple_reply, .. } => {
+            EffectStart::Think { messages, goal, step, try_number, simple_reply, .. } => {
                 let Some(config) = self.node.kind(&kind).cloned() else { return };
                 let Some(grammars) = self.grammars.get(&kind) else { return };
                 let grammar = if simple_reply { &grammars.answer_only } else { &grammars.any_tool };
-                let prompt = Prompt { messages, grammar: grammar.clone(), is_first_step };
-                self.start_think(agent, wish, prompt, &goal, &config);
+                let prompt = Prompt { messages, grammar: grammar.clone() };
+                let exposed = self.exposed(agent, goal, step, try_number);
+                self.start_think(wish, prompt, exposed, &config);
             }
-            EffectStart::Call { call, goal } => {
+            EffectStart::Call { call, goal, step } => {
                 if is_wake && self.node.effects.take_lost(agent) {
                     self.ask_for_lost_call(agent, call);
                     return;
                 }
-                self.start_call(agent, call, goal, ctx);
+                let exposed = self.exposed(agent, goal, step, call.attempt);
+                self.start_call(call, exposed, ctx);
             }
         }
     }
 
-    fn start_think(&self, agent: &AgentId, wish: Effect, prompt: Prompt, goal: &Goal, config: &KindConfig) {
+    fn exposed(&self, agent: &AgentId, goal: Arc<Goal>, step: u32, attempt: u32) -> Exposed {
+        Exposed { agent: agent.clone(), goal, step, attempt, partition: self.number }
+    }
+
+    fn start_think(&self, wish: Effect, prompt: Prompt, exposed: Exposed, config: &KindConfig) {
         let Effect::Think { effect, attempt, sampling_seed } = wish else { return };
         let tokens_max = config.limits.answer_tokens_max;
         let request = CompletionRequest {
@@ -93,55 +99,42 @@ impl Partition {
         // Four bytes a token is what byte-pair encodings of plain text come to.
         let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
         let lease = LeaseRequest {
-            agent: agent.clone(),
-            urgency: goal.urgency,
+            agent: exposed.agent.clone(),
+            urgency: exposed.goal.urgency,
             prompt_tokens_estimate: u32::try_from(bytes / 4).unwrap_or(u32::MAX),
             tokens_max,
-            goal_started: !prompt.is_first_step,
+            goal_started: exposed.step > 1,
         };
         let node = self.node.clone();
-        let agent = agent.clone();
-        node.effects.begin(&agent, wish.clone());
+        node.effects.begin(&exposed.agent, wish.clone());
         actix::spawn(async move {
             probe(&node, EffectBoundary::BeforeStart);
-            let outcome = match node.scheduler.think(lease, request).await {
-                Ok(thought) => {
-                    ThinkOutcome::Answered { completion: thought.completion, queue_ms: thought.queue_ms }
-                }
-                Err(failure) => ThinkOutcome::Failed { tier: failure.tier(), error: failure.to_string() },
-            };
+            let outcome = faults::think(&node, &exposed, lease, request).await;
             probe(&node, EffectBoundary::AfterEnd);
             let command = Command::ThinkDone { effect, attempt, outcome };
-            node.effects.end(agent, wish, EffectOutcome { command, gate: None });
+            node.effects.end(exposed.agent, wish, EffectOutcome { command, gate: None });
         });
     }
 
     /// Passes a tool call through the gate of its tool; a closed gate keeps it until it opens.
-    pub(super) fn start_call(
-        &mut self,
-        agent: &AgentId,
-        call: OpenCall,
-        goal: Arc<Goal>,
-        ctx: &mut Context<Self>,
-    ) {
+    pub(super) fn start_call(&mut self, call: OpenCall, exposed: Exposed, ctx: &mut Context<Self>) {
         let tool = call.call.tool.clone();
         let passage = self.gates.pass(&tool, self.node.clock.now());
         match passage {
-            Passage::Open => self.run_call(agent, call, &goal),
+            Passage::Open => self.run_call(call, exposed),
             Passage::Closed { until } => {
-                self.gates.hold(&tool, agent.clone(), call, goal);
+                self.gates.hold(&tool, call, exposed);
                 let pause = (until - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
                 ctx.run_later(pause, move |partition, ctx| partition.release_gate(&tool, ctx));
             }
         }
     }
 
-    fn run_call(&self, agent: &AgentId, call: OpenCall, goal: &Goal) {
+    fn run_call(&self, call: OpenCall, exposed: Exposed) {
         let node = self.node.clone();
-        let agent = agent.clone();
         let wish = Effect::Call(call.clone());
-        node.effects.begin(&agent, wish.clone());
-        let input = goal.input.clone();
+        node.effects.begin(&exposed.agent, wish.clone());
+        let input = exposed.goal.input.clone();
         let limit = Duration::from_millis(node.config.tool_ms_max);
         actix::spawn(async move {
             probe(&node, EffectBoundary::BeforeStart);
@@ -149,12 +142,23 @@ impl Partition {
             let begun = Instant::now();
             let deadline = begun.checked_add(limit);
             let tool_call = ToolCall { attempt, deadline, ..ToolCall::new(effect, call.args, input) };
-            let result = run_blocking(node.tools.clone(), call.tool.clone(), tool_call, limit).await;
+            let strike = exposed.strike_tool(&node);
+            let kept_from = match strike {
+                Some(strike) => strike.before_call().await.err(),
+                None => None,
+            };
+            let mut result = match kept_from {
+                Some(failure) => Err(failure),
+                None => run_blocking(node.tools.clone(), call.tool.clone(), tool_call, limit).await,
+            };
+            if let (Some(strike), Ok(output)) = (strike, &mut result) {
+                strike.after_call(output);
+            }
             let tool_ms = begun.elapsed().as_secs_f64() * 1000.0;
             probe(&node, EffectBoundary::AfterEnd);
             let gate = Some(GateReport { tool: call.tool.clone(), ok: is_answer(&result) });
             let command = outcome_command(&node, effect, attempt, safety, &call.tool, result, tool_ms).await;
-            node.effects.end(agent, wish, EffectOutcome { command, gate });
+            node.effects.end(exposed.agent, wish, EffectOutcome { command, gate });
         });
     }
 

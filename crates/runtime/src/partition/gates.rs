@@ -1,18 +1,18 @@
 //! The gate in front of each tool: a circuit breaker that recoveries open and that a successful try closes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use actix::prelude::*;
 use kintsugi_agent::OpenCall;
-use kintsugi_events::{Event, Goal, Payload, Recovery, RecoveryPhase, Snapshot, Subject};
+use kintsugi_events::{Event, Payload, Recovery, RecoveryPhase, Snapshot, Subject};
 use kintsugi_recover::{Admit, Breaker, Transition};
-use kintsugi_types::{AgentId, Timestamp, ToolName};
+use kintsugi_types::{Timestamp, ToolName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::{error, info, warn};
 
 use super::Partition;
+use super::faults::Exposed;
 use crate::context::NodeContext;
 use crate::effects::GateReport;
 
@@ -31,9 +31,8 @@ const HALF_OPEN_MS_DEFAULT: u64 = 60_000;
 /// A call that waits before a closed gate.
 #[derive(Debug)]
 struct Held {
-    agent: AgentId,
     call: OpenCall,
-    goal: Arc<Goal>,
+    exposed: Exposed,
 }
 
 /// The recovery that closed the gate.
@@ -103,8 +102,8 @@ impl Gates {
         }
     }
 
-    pub(super) fn hold(&mut self, tool: &ToolName, agent: AgentId, call: OpenCall, goal: Arc<Goal>) {
-        self.gate(tool).held.push_back(Held { agent, call, goal });
+    pub(super) fn hold(&mut self, tool: &ToolName, call: OpenCall, exposed: Exposed) {
+        self.gate(tool).held.push_back(Held { call, exposed });
     }
 
     fn snapshot(&self) -> Option<Snapshot> {
@@ -171,11 +170,11 @@ impl Partition {
     pub(super) fn release_gate(&mut self, tool: &ToolName, ctx: &mut Context<Self>) {
         let waiting = std::mem::take(&mut self.gates.gate(tool).held);
         for held in waiting {
-            let is_wanted = self.slots.get(&held.agent).is_some_and(|slot| {
+            let is_wanted = self.slots.get(&held.exposed.agent).is_some_and(|slot| {
                 slot.running_effect == Some(kintsugi_agent::Effect::Call(held.call.clone()))
             });
             if is_wanted {
-                self.start_call(&held.agent, held.call, held.goal, ctx);
+                self.start_call(held.call, held.exposed, ctx);
             }
         }
     }

@@ -8,6 +8,7 @@ mod commit;
 mod deliver;
 mod effects;
 mod engine;
+mod faults;
 mod gates;
 mod goals;
 mod recoveries;

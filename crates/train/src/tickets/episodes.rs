@@ -141,6 +141,7 @@ pub(super) fn goal(ticket: &Ticket) -> Goal {
         deadline: None,
         budget: GoalBudget::default(),
         input: Map::from_iter([("from".to_owned(), from)]),
+        index: None,
         expect: Some(truth(ticket)),
         other: Map::new(),
     }

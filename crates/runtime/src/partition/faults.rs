@@ -1,0 +1,168 @@
+//! Faults on purpose, at the edges where real ones come in. Each is told in the log before it strikes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kintsugi_agent::ThinkOutcome;
+use kintsugi_chaos::{FaultPlan, Place, injure};
+use kintsugi_eventlog::{Append, NewRecord};
+use kintsugi_events::{Envelope, Event, FaultEdge, FaultKind, Goal, InjectedFault, Payload, Subject};
+use kintsugi_gpu_scheduler::{LeaseRequest, ThinkError};
+use kintsugi_tools::{ToolError, ToolOutput};
+use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds};
+use tracing::error;
+
+use super::goals::content_of;
+use crate::context::NodeContext;
+
+/// For so many steps a stuck model repeats itself, unless a recovery changes its context.
+const STUCK_STEPS: u32 = 3;
+
+/// Where an effect of an agent stands, for the draw of a fault.
+#[derive(Debug, Clone)]
+pub(super) struct Exposed {
+    pub(super) agent: AgentId,
+    pub(super) goal: Arc<Goal>,
+    pub(super) step: u32,
+    pub(super) attempt: u32,
+    pub(super) partition: u32,
+}
+
+/// A fault that strikes now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Strike {
+    kind: FaultKind,
+    delay: Duration,
+}
+
+impl Exposed {
+    fn place(&self) -> Place {
+        // A goal that no run numbered is known by what it asks, never by its id.
+        let goal = self.goal.index.unwrap_or_else(|| content_of(&self.goal));
+        Place { goal, step: self.step, attempt: self.attempt }
+    }
+
+    /// The fault that strikes a tool call.
+    pub(super) fn strike_tool(&self, node: &Arc<NodeContext>) -> Option<Strike> {
+        let plan = node.config.chaos?;
+        let kind = plan.strike(self.place(), FaultEdge::Tool)?;
+        Some(self.tell(node, plan, kind))
+    }
+
+    /// The fault that strikes an inference over `messages`.
+    fn strike_model(&self, node: &Arc<NodeContext>, messages: &[Message]) -> Option<Strike> {
+        let plan = node.config.chaos?;
+        let place = self.place();
+        if is_still_stuck(plan, place, messages) {
+            return Some(Strike { kind: FaultKind::StuckThought, delay: Duration::ZERO });
+        }
+        let kind = plan.strike(place, FaultEdge::Model)?;
+        // Who said nothing yet cannot repeat it.
+        let is_possible = kind != FaultKind::StuckThought || said_last(messages).is_some();
+        is_possible.then(|| self.tell(node, plan, kind))
+    }
+
+    fn tell(&self, node: &Arc<NodeContext>, plan: FaultPlan, kind: FaultKind) -> Strike {
+        let fault = InjectedFault {
+            agent: self.agent.clone(),
+            goal: self.goal.id.clone(),
+            step: self.step,
+            attempt: self.attempt,
+            kind,
+            edge: kind.edge(),
+        };
+        let subject = Subject::Agent(self.agent.clone());
+        let mut envelope = Envelope::new(&mut SystemIds, "/kintsugi/chaos".into(), subject, node.clock.now());
+        envelope.goal.clone_from(&self.goal.id);
+        envelope.tenant = self.goal.tenant.clone();
+        let event = Event { envelope, payload: Payload::Fault(Box::new(fault)) };
+        match NewRecord::from_event(&event, self.partition) {
+            Ok(record) => {
+                node.append_own(&Append { records: vec![record], positions: Vec::new() }, vec![event]);
+            }
+            Err(failure) => error!(%failure, "encode fault"),
+        }
+        Strike { kind, delay: plan.delay(self.place()) }
+    }
+}
+
+impl Strike {
+    /// Waits where the fault is slowness, and fails where it keeps the call from being made.
+    pub(super) async fn before_call(self) -> Result<(), ToolError> {
+        if self.kind == FaultKind::SlowTool {
+            tokio::time::sleep(self.delay).await;
+        }
+        match injure::tool_failure(self.kind) {
+            Some((code, text)) if self.kind == FaultKind::ToolUnauthorized => {
+                Err(ToolError::fatal(code, text))
+            }
+            Some((code, text)) => Err(ToolError::transient(code, text)),
+            None => Ok(()),
+        }
+    }
+
+    /// Injures what a call answered.
+    pub(super) fn after_call(self, output: &mut ToolOutput) {
+        if self.kind == FaultKind::ContextBloat {
+            output.text = injure::bloated(&output.text);
+        }
+    }
+}
+
+/// Asks the model, with whatever fault strikes.
+pub(super) async fn think(
+    node: &Arc<NodeContext>,
+    exposed: &Exposed,
+    lease: LeaseRequest,
+    request: CompletionRequest,
+) -> ThinkOutcome {
+    let strike = exposed.strike_model(node, &request.messages);
+    let said = said_last(&request.messages).map(str::to_owned);
+    match strike {
+        Some(Strike { kind: FaultKind::SlowModel, delay }) => tokio::time::sleep(delay).await,
+        Some(Strike { kind: FaultKind::EnginePanic, .. }) => node.scheduler.break_engine(),
+        _ => {}
+    }
+    match node.scheduler.think(lease, request).await {
+        Ok(thought) => {
+            let mut completion = thought.completion;
+            match (strike.map(|strike| strike.kind), said) {
+                (Some(FaultKind::MalformedOutput), _) => {
+                    completion.text = injure::broken_off(&completion.text);
+                }
+                (Some(FaultKind::HallucinatedTool), _) => {
+                    completion.text = injure::with_invented_tool(&completion.text);
+                }
+                (Some(FaultKind::StuckThought), Some(said)) => completion.text = said,
+                _ => {}
+            }
+            ThinkOutcome::Answered { completion, queue_ms: thought.queue_ms }
+        }
+        Err(failure @ ThinkError::TooLong { .. }) => ThinkOutcome::TooLong { error: failure.to_string() },
+        Err(failure) => ThinkOutcome::Failed { tier: failure.tier(), error: failure.to_string() },
+    }
+}
+
+/// What the model said last.
+fn said_last(messages: &[Message]) -> Option<&str> {
+    messages.iter().rev().find(|message| message.role == Role::Assistant).map(|said| &*said.content)
+}
+
+/// Whether the model was struck a few steps ago and nothing changed its context since: it said the same twice, and
+/// only the tool answered.
+fn is_still_stuck(plan: FaultPlan, place: Place, messages: &[Message]) -> bool {
+    let mut said = messages.iter().rev().filter(|message| message.role == Role::Assistant);
+    let is_repeated =
+        said.next().zip(said.next()).is_some_and(|(last, before)| last.content == before.content);
+    let is_undisturbed = matches!(
+        messages,
+        [.., said, seen] if said.role == Role::Assistant && seen.role == Role::Tool
+    );
+    let was_struck = |back: u32| {
+        let step = place.step.saturating_sub(back);
+        step > 0
+            && plan.strike(Place { step, attempt: 1, ..place }, FaultEdge::Model)
+                == Some(FaultKind::StuckThought)
+    };
+    is_repeated && is_undisturbed && (1..=STUCK_STEPS).any(was_struck)
+}
