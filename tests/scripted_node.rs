@@ -31,8 +31,8 @@ use crate::audit::Audit;
 /// Agents that share the goals.
 pub const AGENTS: u32 = 6;
 
-/// Policies with times that suit a test.
-const POLICIES: &str = include_str!("../examples/support-desk/policies/recovery.yaml");
+/// Policies with times that suit a test, and that no tuning of an example moves.
+const POLICIES: &str = include_str!("../crates/recover/tests/short.yaml");
 
 /// How a scripted node differs from the ordinary.
 #[derive(Debug, Default)]
@@ -179,7 +179,7 @@ pub fn parts_with(
             tenant: TenantId::default(),
             kinds: BTreeMap::from([(kind.clone(), Arc::new(config))]),
             population: vec![Population { kind, count: agents }],
-            policies: Arc::new(PolicySet::parse(POLICIES, "recovery.yaml")?),
+            policies: Arc::new(PolicySet::parse(POLICIES, "short.yaml")?),
             mode: wiring.mode,
             runnable_max: slots * 2,
             seed: 1,

@@ -146,16 +146,24 @@ pub trait EventLog: LogReader {
     /// returns an error `on_commit` is never called; where it returns `Ok` it is called exactly once.
     fn append(&self, append: &Append, on_commit: OnCommit) -> Result<(), LogError>;
 
-    /// Appends and waits until it is durable.
+    /// Waits until there may be room for an append that was refused with [`LogError::Full`].
+    fn wait_for_room(&self);
+
+    /// Appends, where there is no room as soon as there is, and waits until it is durable. Not for the log's own
+    /// thread.
     fn append_wait(&self, append: &Append) -> Result<Committed, LogError> {
         let (told, outcome) = mpsc::sync_channel(1);
-        self.append(
-            append,
-            Box::new(move |result| {
-                // The receiver waits below for as long as this exists.
-                let _ = told.send(result);
-            }),
-        )?;
+        loop {
+            let told = told.clone();
+            // The receiver waits below for as long as this exists.
+            let on_commit = Box::new(move |result| told.send(result).unwrap_or(()));
+            match self.append(append, on_commit) {
+                Ok(()) => break,
+                Err(failure) if failure.is_retryable() => self.wait_for_room(),
+                Err(failure) => return Err(failure),
+            }
+        }
+        drop(told);
         // A writer that died took the callback with it.
         outcome.recv().unwrap_or(Err(LogError::Closed))
     }

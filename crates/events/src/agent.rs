@@ -88,6 +88,10 @@ pub struct ObservationRecord {
     pub replayed: bool,
 }
 
+const fn first_version() -> u32 {
+    1
+}
+
 /// A point that a rollback can name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Checkpoint {
@@ -99,6 +103,9 @@ pub struct Checkpoint {
     pub health_state: HealthState,
     /// Moving average of the time of a step without queueing, in milliseconds.
     pub step_ms_average: f64,
+    /// Version of the state's form, which the hash depends on.
+    #[serde(default = "first_version")]
+    pub state_version: u32,
     /// BLAKE3 of the state's canonical JSON just before this event, in base 16, first 16 bytes.
     pub state_hash: String,
 }

@@ -106,7 +106,7 @@ fn work(
 ) -> Result<Outcome, Failure> {
     let before = RunView::read(log.as_ref())?;
     let published: HashSet<_> = before.goals.keys().cloned().collect();
-    let done_before = before.goals.len() - before.open_goals();
+    let mut done_before = before.goals.len() - before.open_goals();
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst))
@@ -136,7 +136,12 @@ fn work(
             return Err(Failure::job("the node ended by itself; the same command resumes the run"));
         }
         if done >= goals.len() {
-            break;
+            // The counters are for display; the log has the last word.
+            let open = RunView::read(log.as_ref())?.open_goals();
+            if open == 0 {
+                break;
+            }
+            done_before = done_before.saturating_sub(open);
         }
         if interrupted.load(Ordering::SeqCst) {
             progress.finish();

@@ -201,6 +201,7 @@ impl Account {
 
     fn closed(&mut self, recovery: &Recovery) {
         if self.open_mut(recovery).is_none() {
+            self.healed_late(recovery);
             return;
         }
         let count = self.actions.entry(recovery.action.name().to_owned()).or_default();
@@ -221,6 +222,18 @@ impl Account {
                     tries.count = tries.count.saturating_sub(1);
                 }
             }
+        }
+    }
+}
+
+impl Account {
+    /// A recovery that was given up at its deadline helped after all: its fault is over.
+    fn healed_late(&mut self, recovery: &Recovery) {
+        if recovery.phase == RecoveryPhase::Completed
+            && let Some(account) = self.subjects.get_mut(&recovery.agent)
+            && account.plans.contains(&recovery.recovery)
+        {
+            account.tries.retain(|tries| tries.fault != recovery.fault_type);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the actors of a node share: nothing is global, it is handed down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::System;
 use kintsugi_agent::KindConfig;
@@ -40,6 +41,7 @@ pub struct NodeContext {
     pub feed: Feed,
     /// What runs outside for the agents.
     pub(crate) effects: RunningEffects,
+    pub(crate) is_stopping: AtomicBool,
     /// The actor system that everything lives in.
     pub(crate) system: System,
 }
@@ -81,6 +83,7 @@ impl NodeContext {
             status: Arc::default(),
             feed: Feed::default(),
             effects: RunningEffects::default(),
+            is_stopping: AtomicBool::new(false),
             system: System::current(),
         })
     }
@@ -117,10 +120,19 @@ impl NodeContext {
         };
         match self.append(append, events.clone(), Box::new(told)) {
             Ok(()) => {}
-            Err(failure) if failure.is_retryable() => match self.log.append_wait(append) {
-                Ok(committed) => self.take_in(&events, &committed),
-                Err(failure) => self.log_failed(&failure),
-            },
+            Err(failure) if failure.is_retryable() => self.append_own_wait(append, &events),
+            // Without it the node can go on, and at the next try it would be as large.
+            Err(failure @ LogError::TooLarge { .. }) => error!(%failure, "left out of the log"),
+            Err(failure) => self.log_failed(&failure),
+        }
+    }
+
+    /// Appends what a part of the node has to say by itself and waits until it is durable. `events` are the first of
+    /// the append's records.
+    pub(crate) fn append_own_wait(&self, append: &Append, events: &Arc<[Event]>) {
+        match self.log.append_wait(append) {
+            Ok(committed) => self.take_in(events, &committed),
+            Err(failure @ LogError::TooLarge { .. }) => error!(%failure, "left out of the log"),
             Err(failure) => self.log_failed(&failure),
         }
     }
@@ -135,6 +147,11 @@ impl NodeContext {
     pub(crate) fn log_failed(&self, failure: &LogError) {
         error!(%failure, "the log takes no more appends");
         self.give_up(failure.to_string());
+    }
+
+    /// Whether the node is being stopped.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
     }
 
     /// Stops the node because it cannot go on.

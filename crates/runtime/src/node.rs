@@ -1,6 +1,6 @@
 //! A node: its own thread with an actix system, everything restored, running, and supervised.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -190,6 +190,10 @@ impl Node {
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing more to tell.
             let _ = thread.join();
+            // What was queued last holds the node's cache open until it is told of its commit.
+            if let Err(failure) = self.context.log.flush() {
+                error!(%failure, "flush log");
+            }
         }
     }
 
@@ -276,26 +280,18 @@ struct Root {
     partition: Option<Addr<Partition>>,
     breakers: Vec<(Part, Recipient<Break>)>,
     deaths: Vec<kintsugi_types::Timestamp>,
-    is_stopping: Arc<AtomicBool>,
 }
 
 impl Root {
     fn new(node: Arc<NodeContext>, restored: Restored) -> Self {
-        Self {
-            node,
-            restored: Some(restored),
-            partition: None,
-            breakers: Vec::new(),
-            deaths: Vec::new(),
-            is_stopping: Arc::default(),
-        }
+        Self { node, restored: Some(restored), partition: None, breakers: Vec::new(), deaths: Vec::new() }
     }
 
     fn guard(&self, part: Part, ctx: &Context<Self>) -> DeathGuard {
         let root = ctx.address();
-        let is_stopping = self.is_stopping.clone();
+        let node = self.node.clone();
         DeathGuard::new(move || {
-            if !is_stopping.load(Ordering::Relaxed) {
+            if !node.is_stopping() {
                 root.do_send(PartDied(part));
             }
         })
@@ -408,7 +404,7 @@ impl Handler<StopAll> for Root {
     type Result = ();
 
     fn handle(&mut self, _: StopAll, _: &mut Context<Self>) {
-        self.is_stopping.store(true, Ordering::Relaxed);
+        self.node.is_stopping.store(true, Ordering::Relaxed);
         let scheduler = self.node.scheduler.clone();
         let log = self.node.log.clone();
         actix::spawn(async move {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use kintsugi_agent::AgentState;
+use kintsugi_agent::{AgentState, STATE_VERSION};
 use kintsugi_eventlog::{LogError, Lsn, Record, RecordError};
 use kintsugi_events::{AgentEvent, Payload, Subject, Topic};
 use kintsugi_types::{AgentId, AgentKind, Invariant, NameError, TenantId};
@@ -93,7 +93,8 @@ fn fold(
         });
     }
     if let AgentEvent::CheckpointTaken(checkpoint) = event {
-        let is_same = checkpoint.state_hash == state.hash();
+        // Another form of the state has another hash.
+        let is_same = checkpoint.state_version != STATE_VERSION || checkpoint.state_hash == state.hash();
         if !node.invariants.check(Invariant::CheckpointHashMatches, is_same) {
             warn!(agent = %state.agent, sequence = found, "the folded state is not the one that was live");
         }
@@ -131,6 +132,7 @@ pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
         batch.put_agent(&state.agent, &json, state.has_load())?;
     }
     batch.put_replay_from(end);
+    batch.put_format();
     batch.commit()?;
     let mut agents: Vec<AgentState> = states.into_values().filter(AgentState::has_load).collect();
     agents.sort_by(|a, b| a.agent.cmp(&b.agent));
@@ -167,7 +169,9 @@ fn load_snapshots(node: &NodeContext, states: &mut HashMap<AgentId, AgentState>)
                         failure = Some(RestoreError::Store(found));
                         return ControlFlow::Break(());
                     }
-                } else if let Ok(state) = serde_json::from_str::<AgentState>(snapshot.state.get()) {
+                } else if snapshot.version == STATE_VERSION
+                    && let Ok(state) = serde_json::from_str::<AgentState>(snapshot.state.get())
+                {
                     states.insert(state.agent.clone(), state);
                 }
                 ControlFlow::Continue(())

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use kintsugi_eventlog::{Append, NewRecord, Position, TopicPartition};
+use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Snapshot, Subject, Topic};
 use kintsugi_types::{DerivedIds, SystemIds};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,8 @@ pub(crate) trait Stage: Unpin + 'static {
     const NAME: &'static str;
     /// The topics that it reads.
     const INPUTS: &'static [Topic];
+    /// Those among them that its state follows from: after a restart they are taken in again.
+    const FOLDED: &'static [Topic] = Self::INPUTS;
 
     /// Takes an event in and returns what follows from it.
     fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload>;
@@ -82,6 +84,10 @@ pub(crate) struct StageActor<S: Stage> {
 impl<S: Stage> StageActor<S> {
     /// A stage as it was before a restart, or a new one.
     pub(crate) fn new(node: Arc<NodeContext>, partition: u32, mut stage: S, guard: DeathGuard) -> Self {
+        // What an earlier life of the stage still had queued comes before what is read here.
+        if let Err(failure) = node.log.flush() {
+            error!(stage = S::NAME, %failure, "flush log");
+        }
         let mut next = BTreeMap::new();
         let key = format!("stage:{}", S::NAME);
         match node.store.stage(&key) {
@@ -148,9 +154,13 @@ impl<S: Stage> StageActor<S> {
     fn take(&mut self, topic: Topic, offset: u64, event: &Event, found: &mut Vec<Event>) {
         self.next.insert(topic, offset + 1);
         self.is_changed = true;
+        let is_written = self.written.get(&topic).is_some_and(|written| offset < *written);
+        if is_written && !S::FOLDED.contains(&topic) {
+            return;
+        }
         let mut ids = DerivedIds::new(event.envelope.id.as_uuid(), S::NAME);
         let payloads = self.stage.consume(event, &mut ids);
-        if self.written.get(&topic).is_some_and(|written| offset < *written) {
+        if is_written {
             return;
         }
         let now = self.node.clock.now();
@@ -233,16 +243,36 @@ impl<S: Stage> StageActor<S> {
                 return;
             }
         };
-        let mut batch = self.node.store.batch();
-        batch.put_stage(&name, state.get().as_bytes());
-        if let Err(failure) = batch.commit() {
-            error!(stage = S::NAME, %failure, "write cache");
-        }
-        let payload =
-            Payload::Snapshot(Box::new(Snapshot { of: name, version: STATE_VERSION, sequence: 0, state }));
+        let snapshot =
+            Snapshot { of: name.clone(), version: STATE_VERSION, sequence: 0, state: state.clone() };
+        let payload = Payload::Snapshot(Box::new(snapshot));
         let now = self.node.clock.now();
         let envelope = Envelope::new(&mut SystemIds, self.source.clone(), Subject::Engine, now);
-        self.append_always(vec![Event { envelope, payload }]);
+        let event = Event { envelope, payload };
+        let record = match NewRecord::from_event(&event, self.partition) {
+            Ok(record) => record,
+            Err(failure) => {
+                error!(stage = S::NAME, %failure, "encode snapshot");
+                return;
+            }
+        };
+        let append = Append { records: vec![record], positions: self.positions() };
+        let node = self.node.clone();
+        // The cache must not run ahead of the log: the state holds what was found, and that is durable only now.
+        let keep = move |outcome: Result<Committed, LogError>| match outcome {
+            Ok(_) => {
+                let mut batch = node.store.batch();
+                batch.put_stage(&name, state.get().as_bytes());
+                if let Err(failure) = batch.commit() {
+                    error!(stage = S::NAME, %failure, "write cache");
+                }
+            }
+            Err(failure) => node.log_failed(&failure),
+        };
+        if let Err(failure) = self.node.append(&append, [event].into(), Box::new(keep)) {
+            // The next one tries again; until then more is taken in again after a restart.
+            warn!(stage = S::NAME, %failure, "snapshot left out");
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use zstd::bulk::Compressor;
 
-/// Version of this cache's own form; another one is thrown away and rebuilt.
-const FORMAT: u32 = 1;
+/// Version of this cache's own form and of the states in it; another one is thrown away and rebuilt.
+const FORMAT: u32 = 2 << 16 | STATE_VERSION;
 
 /// The most bytes that a state may have when it is unpacked.
 const STATE_BYTES_MAX: usize = 64 << 20;
@@ -144,7 +144,6 @@ impl Store {
             for keyspace in [&agents, &goals, &stages, &loaded, &meta] {
                 keyspace.clear().map_err(database("clear"))?;
             }
-            meta.insert("format", FORMAT.to_be_bytes()).map_err(database("write format"))?;
         }
         let packer = Compressor::new(ZSTD_LEVEL).map_err(StoreError::Pack)?;
         let (folder, packer) = (folder.to_owned(), Mutex::new(packer));
@@ -224,6 +223,11 @@ impl Store {
 }
 
 impl StoreBatch<'_> {
+    /// Says that the cache holds all that the log says, in the form of this program.
+    pub fn put_format(&mut self) {
+        self.batch.insert(&self.store.meta, "format", FORMAT.to_be_bytes());
+    }
+
     /// Puts an agent's state and whether it has load.
     pub fn put_agent(&mut self, agent: &AgentId, json: &[u8], has_load: bool) -> Result<(), StoreError> {
         let mut compressor = self.store.packer.lock().unwrap_or_else(PoisonError::into_inner);

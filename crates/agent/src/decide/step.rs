@@ -9,6 +9,7 @@ use kintsugi_events::{
 use kintsugi_types::Score;
 
 use super::Decider;
+use crate::state::STATE_VERSION;
 
 /// What the newest step counts in the moving average of a step's time.
 const STEP_MS_ALPHA: f64 = 0.1;
@@ -41,6 +42,7 @@ impl Decider<'_> {
             health: measured.health,
             health_state: measured.state,
             step_ms_average: average,
+            state_version: STATE_VERSION,
             state_hash,
         }));
     }

@@ -216,6 +216,10 @@ impl EventLog for EmbeddedLog {
         self.shared.queue.push(Waiting { encoded, on_commit })
     }
 
+    fn wait_for_room(&self) {
+        self.shared.queue.wait_for_room();
+    }
+
     fn close(&self) -> Result<(), LogError> {
         self.shared.queue.close();
         if let Some(writer) = locked(&self.writer).take()

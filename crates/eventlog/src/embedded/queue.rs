@@ -90,12 +90,14 @@ pub(super) struct Limits {
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// Told when the writer took a group, or nothing is taken any more.
+    room: Condvar,
     limits: Limits,
 }
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), limits }
+        Self { state: Mutex::default(), changed: Condvar::new(), room: Condvar::new(), limits }
     }
 
     /// Puts an append at the end, or refuses it.
@@ -144,12 +146,26 @@ impl Queue {
             state.bytes -= next.encoded.size();
             group.push(next);
         }
+        drop(state);
+        self.room.notify_all();
         !group.is_empty()
+    }
+
+    /// Waits until the writer took something, unless nothing waits or nothing is taken any more.
+    pub(super) fn wait_for_room(&self) {
+        let state = locked(&self.state);
+        let before = state.waiting.len();
+        let is_full = |state: &mut State| {
+            before > 0 && state.waiting.len() >= before && !state.is_closed && state.poison.is_none()
+        };
+        // Whoever waited tries again and finds out what has become of it.
+        drop(self.room.wait_while(state, is_full));
     }
 
     /// Takes nothing more. What waits is still written.
     pub(super) fn close(&self) {
         locked(&self.state).is_closed = true;
+        self.room.notify_all();
         self.changed.notify_all();
     }
 
@@ -158,6 +174,7 @@ impl Queue {
         let mut state = locked(&self.state);
         state.poison.get_or_insert_with(|| Arc::clone(reason));
         state.bytes = 0;
+        self.room.notify_all();
         std::mem::take(&mut state.waiting)
     }
 

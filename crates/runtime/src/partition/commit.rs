@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use actix::prelude::*;
+use kintsugi_agent::Command;
 use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position};
 use kintsugi_events::{AgentEvent, Event, Payload, Subject};
 use kintsugi_types::AgentId;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::slot::{Busy, Item, Origin, Pending};
+use super::tracker::Tracker;
 use super::{APPEND_AGAIN_AFTER, AgentCommitted, AgentDecided, Partition};
 use crate::agent_actor::{Applied, Decided, Wanted};
 
@@ -23,8 +25,14 @@ impl Handler<AgentDecided> for Partition {
         };
         let Busy::Deciding(item) = std::mem::replace(&mut slot.busy, Busy::Free) else { return };
         if decided.events.is_empty() {
-            if let Some(Item { origin: Some(origin), .. }) = &item {
-                self.settle(*origin);
+            match &item {
+                // Ids are unique per tenant only, and the agent tells goals by their ids.
+                Some(taken) if matches!(taken.command, Command::AcceptGoal { .. }) => {
+                    let reason = "the agent is at work on another goal with this id";
+                    self.settle_unworked(&agent, taken, reason);
+                }
+                Some(Item { origin: Some(origin), .. }) => self.settle(*origin),
+                _ => {}
             }
             self.settled(&agent, decided, item.is_none(), ctx);
             return;
@@ -80,32 +88,52 @@ impl Partition {
         Ok(Append { records: records.collect::<Result<_, _>>()?, positions: Vec::new() })
     }
 
-    /// Settles where a command came from; the position has to go into the append of what it led to.
-    pub(super) fn settle(&mut self, origin: Origin) -> Position {
+    fn tracker(&mut self, origin: Origin) -> (&mut Tracker, u64) {
         match origin {
-            Origin::Goals(offset) => self.goals.settle(offset),
-            Origin::Recoveries(offset) => self.recoveries.settle(offset),
+            Origin::Goals(offset) => (&mut self.goals, offset),
+            Origin::Recoveries(offset) => (&mut self.recoveries, offset),
         }
+    }
+
+    /// Settles where a command came from that led to nothing.
+    fn settle(&mut self, origin: Origin) {
+        let (tracker, offset) = self.tracker(origin);
+        tracker.settle(offset);
+    }
+
+    /// Settles where a command came from. The position has to go into the append of what it led to.
+    pub(super) fn settled_position(&mut self, origin: Origin) -> Position {
+        let (tracker, offset) = self.tracker(origin);
+        tracker.settle(offset);
+        tracker.position()
     }
 
     /// Takes back that `origin` is settled.
     fn unsettle(&mut self, origin: Origin) {
-        match origin {
-            Origin::Goals(offset) => self.goals.unsettle(offset),
-            Origin::Recoveries(offset) => self.recoveries.unsettle(offset),
-        }
+        let (tracker, offset) = self.tracker(origin);
+        tracker.unsettle(offset);
     }
 
     /// Queues what an agent decided; where the log has no room it is tried again soon.
     fn append(&mut self, agent: &AgentId, mut pending: Box<Pending>, ctx: &mut Context<Self>) {
         let address = ctx.address();
         let id = agent.clone();
-        pending.append.positions = pending.origin.map(|origin| self.settle(origin)).into_iter().collect();
+        pending.append.positions =
+            pending.origin.map(|origin| self.settled_position(origin)).into_iter().collect();
         let outcome = self.node.append(
             &pending.append,
             pending.events.clone(),
             Box::new(move |outcome| address.do_send(AgentCommitted { agent: id, outcome })),
         );
+        if matches!(outcome, Err(LogError::TooLarge { .. }))
+            && pending.append.records.len() > pending.events.len()
+        {
+            warn!(%agent, "the snapshot is too large for the log and is left out");
+            pending.append.records.truncate(pending.events.len());
+            pending.decided.snapshot = None;
+            self.append(agent, pending, ctx);
+            return;
+        }
         if outcome.is_err() {
             // No other append may carry a position past what is not queued.
             pending.origin.into_iter().for_each(|origin| self.unsettle(origin));
@@ -205,7 +233,7 @@ impl Partition {
             .control
             .iter()
             .chain(&slot.ordinary)
-            .any(|item| matches!(item.command, kintsugi_agent::Command::StartGoal { .. }));
+            .any(|item| matches!(item.command, Command::StartGoal { .. }));
         let counts = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
         self.runnable = (self.runnable + counts).saturating_sub(counted);
         match decided.wanted {

@@ -6,6 +6,7 @@ use kintsugi_types::AgentId;
 use tracing::{error, warn};
 
 use super::slot::{Busy, COMMANDS_MAX, Item, Slot};
+use super::supervise::BROKEN;
 use super::{AgentDecided, AgentDied, Partition};
 use crate::agent_actor::{AgentActor, DeathGuard, Deliver, Load};
 use crate::restore::{RestoreError, rebuild_agent};
@@ -18,6 +19,10 @@ impl Partition {
             self.settle_unworked(agent, &item, "the agent does not exist");
             return;
         };
+        if slot.is_broken {
+            self.settle_unworked(agent, &item, BROKEN);
+            return;
+        }
         let lane = if item.command.is_control() { &mut slot.control } else { &mut slot.ordinary };
         if lane.len() >= COMMANDS_MAX {
             error!(%agent, command = item.command.name(), "queue of the agent is full");
@@ -52,7 +57,9 @@ impl Partition {
         slot.load = load;
         self.runnable += usize::from(load.is_runnable);
         self.note_load(agent);
-        self.activate(agent, ctx);
+        if !self.activate(agent, ctx) {
+            self.runnable -= usize::from(load.is_runnable);
+        }
         if let Some(slot) = self.slots.get_mut(agent)
             && let Some(addr) = &slot.addr
         {
@@ -93,9 +100,7 @@ impl Partition {
             Ok(state) => state,
             Err(failure) => {
                 error!(%agent, %failure, "restore agent");
-                if let Some(slot) = self.slots.get_mut(agent) {
-                    slot.is_broken = true;
-                }
+                self.give_up_agent(agent);
                 return false;
             }
         };

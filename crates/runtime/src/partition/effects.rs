@@ -109,7 +109,7 @@ impl Partition {
         node.effects.begin(&exposed.agent, wish.clone());
         actix::spawn(async move {
             probe(&node, EffectBoundary::BeforeStart);
-            let outcome = faults::think(&node, &exposed, lease, request).await;
+            let Some(outcome) = faults::think(&node, &exposed, lease, request).await else { return };
             probe(&node, EffectBoundary::AfterEnd);
             let command = Command::ThinkDone { effect, attempt, outcome };
             node.effects.end(exposed.agent, wish, EffectOutcome { command, gate: None });
@@ -122,11 +122,7 @@ impl Partition {
         let passage = self.gates.pass(&tool, self.node.clock.now());
         match passage {
             Passage::Open => self.run_call(call, exposed),
-            Passage::Closed { until } => {
-                self.gates.hold(&tool, call, exposed);
-                let pause = (until - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
-                ctx.run_later(pause, move |partition, ctx| partition.release_gate(&tool, ctx));
-            }
+            Passage::Closed { until } => self.hold(call, exposed, until, ctx),
         }
     }
 
@@ -282,7 +278,12 @@ async fn outcome_command(
         Ok(output) => ActionOutcome::Answered { output: output.text.into() },
         // It may have acted before it failed: it must not be tried again as if it had not.
         Err(error) if !safety.is_restartable() && OUTCOME_UNKNOWN.contains(&error.code.as_ref()) => {
-            let happened = ask_blocking(node, tool, effect).await;
+            let mut happened = ask_blocking(node, tool, effect).await;
+            if happened == Some(false) {
+                // The service may be at it still: only who says no twice has not done it.
+                tokio::time::sleep(LATE_EFFECT_AFTER).await;
+                happened = ask_blocking(node, tool, effect).await;
+            }
             return Command::CallLost { effect, happened, cause: error.to_string().into() };
         }
         Err(error) => ActionOutcome::Failed { tier: error.tier, error: error.to_string() },
@@ -293,6 +294,9 @@ async fn outcome_command(
 /// Codes of failures after which nobody knows whether the call acted: the tool says so itself, its answer is not what
 /// it promised, it did not come back in time, or it panicked on the way.
 const OUTCOME_UNKNOWN: [&str; 4] = ["outcome_unknown", "schema_lie", TIMED_OUT, PANICKED];
+
+/// How long an effect whose call failed may come late.
+const LATE_EFFECT_AFTER: Duration = Duration::from_secs(2);
 
 const TIMED_OUT: &str = "timed_out";
 

@@ -109,13 +109,14 @@ impl Strike {
     }
 }
 
-/// Asks the model, with whatever fault strikes.
+/// Asks the model, with whatever fault strikes. `None` where the scheduler has stopped: the wish stands in the journal,
+/// and is asked again at the next start.
 pub(super) async fn think(
     node: &Arc<NodeContext>,
     exposed: &Exposed,
     lease: LeaseRequest,
     request: CompletionRequest,
-) -> ThinkOutcome {
+) -> Option<ThinkOutcome> {
     let strike = exposed.strike_model(node, &request.messages);
     let said = said_last(&request.messages).map(str::to_owned);
     match strike {
@@ -123,7 +124,7 @@ pub(super) async fn think(
         Some(Strike { kind: FaultKind::EnginePanic, .. }) => node.scheduler.break_engine(),
         _ => {}
     }
-    match node.scheduler.think(lease, request).await {
+    Some(match node.scheduler.think(lease, request).await {
         Ok(thought) => {
             let mut completion = thought.completion;
             match (strike.map(|strike| strike.kind), said) {
@@ -139,8 +140,14 @@ pub(super) async fn think(
             ThinkOutcome::Answered { completion, queue_ms: thought.queue_ms }
         }
         Err(failure @ ThinkError::TooLong { .. }) => ThinkOutcome::TooLong { error: failure.to_string() },
+        Err(ThinkError::Stopped) => {
+            if !node.is_stopping() {
+                node.give_up("the scheduler has stopped".to_owned());
+            }
+            return None;
+        }
         Err(failure) => ThinkOutcome::Failed { tier: failure.tier(), error: failure.to_string() },
-    }
+    })
 }
 
 /// What the model said last.

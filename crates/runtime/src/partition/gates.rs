@@ -1,6 +1,7 @@
 //! The gate in front of each tool: a circuit breaker that recoveries open and that a successful try closes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use actix::prelude::*;
 use kintsugi_agent::OpenCall;
@@ -54,6 +55,8 @@ struct Gate {
     lasting: Lasting,
     /// At most one call an agent, so bounded by the runnable agents.
     held: VecDeque<Held>,
+    /// When the held calls are looked at again. One timer for all of them.
+    timer: Option<(Timestamp, SpawnHandle)>,
 }
 
 /// Whether a call may pass.
@@ -83,8 +86,9 @@ impl Gates {
                 BTreeMap::new()
             }
         };
-        let gates =
-            lasting.into_iter().map(|(tool, lasting)| (tool, Gate { lasting, held: VecDeque::new() }));
+        let gates = lasting
+            .into_iter()
+            .map(|(tool, lasting)| (tool, Gate { lasting, held: VecDeque::new(), timer: None }));
         Self { gates: gates.collect() }
     }
 
@@ -92,6 +96,7 @@ impl Gates {
         self.gates.entry(tool.clone()).or_insert_with(|| Gate {
             lasting: Lasting { breaker: Breaker::default(), cause: None },
             held: VecDeque::new(),
+            timer: None,
         })
     }
 
@@ -100,10 +105,6 @@ impl Gates {
             Admit::Yes | Admit::Probe => Passage::Open,
             Admit::No { retry_at } => Passage::Closed { until: retry_at },
         }
-    }
-
-    pub(super) fn hold(&mut self, tool: &ToolName, call: OpenCall, exposed: Exposed) {
-        self.gate(tool).held.push_back(Held { call, exposed });
     }
 
     fn snapshot(&self) -> Option<Snapshot> {
@@ -164,6 +165,31 @@ impl Partition {
         let events = self.gates_changed(events);
         self.append_own(events, Vec::new());
         self.release_gate(&report.tool, ctx);
+    }
+
+    /// Keeps a call before the closed gate of its tool until `until`, when the gate is asked again.
+    pub(super) fn hold(
+        &mut self,
+        call: OpenCall,
+        exposed: Exposed,
+        until: Timestamp,
+        ctx: &mut Context<Self>,
+    ) {
+        let tool = call.call.tool.clone();
+        let pause = (until - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
+        let gate = self.gates.gate(&tool);
+        gate.held.push_back(Held { call, exposed });
+        if let Some((at, timer)) = gate.timer {
+            if at <= until {
+                return;
+            }
+            ctx.cancel_future(timer);
+        }
+        let timer = ctx.run_later(pause, move |partition, ctx| {
+            partition.gates.gate(&tool).timer = None;
+            partition.release_gate(&tool, ctx);
+        });
+        gate.timer = Some((until, timer));
     }
 
     /// Lets held calls through as far as the gate allows, and comes back for the rest.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use kintsugi_agent::Command;
-use kintsugi_eventlog::Record;
+use kintsugi_eventlog::{Append, Record};
 use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, Subject, Topic};
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use tracing::{error, warn};
@@ -81,13 +81,12 @@ impl Partition {
                 let item = Item::from(Command::AcceptGoal { goal }, Origin::Goals(record.offset));
                 self.enqueue(&agent, item, ctx);
             }
-            Route::Known | Route::Later => {
-                self.goals.settle(record.offset);
-            }
+            Route::Known | Route::Later => self.goals.settle(record.offset),
             Route::Refused(reason) => {
                 warn!(offset = record.offset, %reason, "goal refused");
                 let letter = self.dead_letter(&reason, record);
-                let position = self.goals.settle(record.offset);
+                self.goals.settle(record.offset);
+                let position = self.goals.position();
                 self.append_own(vec![letter], vec![position]);
             }
         }
@@ -158,7 +157,8 @@ impl Partition {
             return Route::Refused(format!("there is no agent of kind {}", index.kind()));
         };
         let queue_max = self.node.config.kinds.get(index.kind()).map_or(0, |config| config.limits.queue_max);
-        if load >= queue_max {
+        // Where nobody of the kind takes work, one of them ends the goal and says why.
+        if load >= queue_max && load != usize::MAX {
             return Route::Later;
         }
         match index.agent(number) {
@@ -202,7 +202,7 @@ impl Partition {
     }
 
     /// Takes a goal off those on their way to `agent`, and remembers its id: it was answered without the agent.
-    pub(super) fn forget_accepting(&mut self, agent: &AgentId, goal: &Arc<Goal>) {
+    fn forget_accepting(&mut self, agent: &AgentId, goal: &Arc<Goal>) {
         let node = self.node.clone();
         let mut batch = node.store.batch();
         self.note_accepted(agent, goal, &mut batch);
@@ -227,10 +227,20 @@ impl Partition {
             let result = GoalResult::never_begun(id.clone(), agent.clone(), reason);
             let mut event = self.own_event(subject, Payload::Result(Box::new(result)));
             event.envelope.goal = Some(id.clone());
+            event.envelope.tenant = goal.tenant.clone();
             events.push(event);
         }
-        let positions = item.origin.map(|origin| self.settle(origin)).into_iter().collect();
-        self.append_own(events, positions);
+        let positions = item.origin.map(|origin| self.settled_position(origin)).into_iter().collect();
+        match self.encode(&events) {
+            Ok(append) => {
+                // Rare; and the goal's id may be remembered only once its end is durable.
+                self.node.append_own_wait(&Append { positions, ..append }, &events.into());
+            }
+            Err(failure) => error!(%agent, %failure, "encode events"),
+        }
+        if let Command::AcceptGoal { goal } = &item.command {
+            self.forget_accepting(agent, goal);
+        }
     }
 }
 

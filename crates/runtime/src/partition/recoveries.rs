@@ -40,9 +40,7 @@ impl Partition {
                         {
                             self.dispatch(plan, event.envelope.time, record.offset, ctx);
                         }
-                        _ => {
-                            self.recoveries.settle(record.offset);
-                        }
+                        _ => self.recoveries.settle(record.offset),
                     },
                     Err(failure) => {
                         warn!(offset = record.offset, %failure, "recovery refused");
@@ -61,7 +59,8 @@ impl Partition {
             }
             Subject::Tool(tool) if plan.action == RecoveryAction::CircuitBreaker => {
                 let events = self.open_gate(&tool, &plan, planned_at);
-                let position = self.recoveries.settle(offset);
+                self.recoveries.settle(offset);
+                let position = self.recoveries.position();
                 self.append_own(events, vec![position]);
             }
             Subject::Engine => {
@@ -79,7 +78,8 @@ impl Partition {
     fn tell_shared(&mut self, plan: &Recovery, payloads: Vec<Payload>, offset: u64) {
         let events =
             payloads.into_iter().map(|payload| self.own_event(plan.agent.clone(), payload)).collect();
-        let position = self.recoveries.settle(offset);
+        self.recoveries.settle(offset);
+        let position = self.recoveries.position();
         self.append_own(events, vec![position]);
     }
 }

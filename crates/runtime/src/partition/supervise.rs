@@ -12,6 +12,9 @@ use tracing::{error, warn};
 use super::slot::{Busy, Item};
 use super::{AgentDied, Partition, Retry};
 
+/// Why a broken agent takes nothing.
+pub(super) const BROKEN: &str = "the agent is broken: see the node's log";
+
 /// How often a command may kill an agent before it counts as poison.
 const POISON_TRIES: u32 = 2;
 
@@ -75,18 +78,23 @@ impl Partition {
     fn bury(&mut self, agent: &AgentId, item: &Item) {
         error!(%agent, command = item.command.name(), "command killed the agent twice");
         if matches!(item.command, Command::Quarantine { .. }) {
-            if let Some(slot) = self.slots.get_mut(agent) {
-                slot.is_broken = true;
-            }
-            self.note_load(agent);
+            self.give_up_agent(agent);
             return;
         }
         let reason = format!("command {} killed the agent twice", item.command.name());
         self.quarantine(agent, reason.clone());
         self.settle_unworked(agent, item, &reason);
-        if let Command::AcceptGoal { goal } = &item.command {
-            self.forget_accepting(agent, goal);
+    }
+
+    /// Delivers nothing more to an agent that can neither work nor be quarantined, and ends what waits for it.
+    pub(super) fn give_up_agent(&mut self, agent: &AgentId) {
+        let Some(slot) = self.slots.get_mut(agent) else { return };
+        slot.is_broken = true;
+        let waiting: Vec<Item> = std::iter::from_fn(|| slot.next_item()).collect();
+        for item in waiting {
+            self.settle_unworked(agent, &item, BROKEN);
         }
+        self.note_load(agent);
     }
 
     fn quarantine(&mut self, agent: &AgentId, reason: String) {

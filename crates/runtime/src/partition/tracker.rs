@@ -45,10 +45,9 @@ impl Tracker {
         self.next = offset + 1;
     }
 
-    /// Settles `offset` and returns the position that the append which settles it has to carry.
-    pub(super) fn settle(&mut self, offset: u64) -> Position {
+    /// Settles `offset`. What followed from it, if anything, has to be appended with [`Self::position`].
+    pub(super) fn settle(&mut self, offset: u64) {
         self.outstanding.remove(&offset);
-        self.position()
     }
 
     /// Takes back that `offset` is settled: the append was not queued after all.
@@ -62,7 +61,8 @@ impl Tracker {
         (self.low() > self.written).then(|| self.position())
     }
 
-    fn position(&mut self) -> Position {
+    /// The position that an append now has to carry.
+    pub(super) fn position(&mut self) -> Position {
         let next_offset = self.low();
         self.written = next_offset;
         Position {
@@ -89,9 +89,13 @@ mod tests {
         tracker.begin(5);
         tracker.begin(6);
         tracker.begin(7);
-        assert_eq!(tracker.settle(6).next_offset, 5);
-        assert_eq!(tracker.settle(5).next_offset, 7);
-        assert_eq!(tracker.settle(7).next_offset, 8);
+        for (settled, next_offset) in [(6, 5), (5, 7)] {
+            tracker.settle(settled);
+            assert_eq!(tracker.position().next_offset, next_offset);
+        }
+        assert!(tracker.unwritten().is_none());
+        tracker.settle(7);
+        assert_eq!(tracker.unwritten().map(|position| position.next_offset), Some(8), "no frame carried it");
         assert!(tracker.unwritten().is_none());
     }
 }

@@ -31,6 +31,8 @@ fn payloads(recoveries: Vec<kintsugi_events::Recovery>) -> Vec<Payload> {
 impl Stage for RecoverStage {
     const NAME: &'static str = "recover";
     const INPUTS: &'static [Topic] = &[Topic::Recoveries, Topic::Diagnoses];
+    // What was planned stands there too; planned again in another order it might come out otherwise.
+    const FOLDED: &'static [Topic] = &[Topic::Recoveries];
 
     fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload> {
         match &event.payload {
