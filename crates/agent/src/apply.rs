@@ -231,7 +231,7 @@ impl Run {
     fn close_call(&mut self, ok: bool, output: Arc<str>) {
         if let Some(OpenCall { effect, call, safety, .. }) = self.call.take() {
             let write = safety.is_write();
-            self.calls.push(Arc::new(DoneCall { effect, call, ok, write, output }));
+            self.calls.push(Arc::new(DoneCall { effect, call, ok, write, output, is_forgotten: false }));
         }
     }
 
@@ -283,10 +283,15 @@ impl Run {
             self.rollbacks.pop_back();
         }
         self.turns.truncate(self.rollbacks.back().map_or(0, |point| point.turns));
-        let is_told =
-            |output: &Arc<str>| self.turns.iter().any(|turn| *turn == Turn::Observed(output.clone()));
+        self.thoughts.clear();
+        let turns = &self.turns;
+        let is_told = |output: &Arc<str>| turns.iter().any(|turn| *turn == Turn::Observed(output.clone()));
+        for done in self.calls.iter_mut().filter(|done| !done.write && !is_told(&done.output)) {
+            Arc::make_mut(done).is_forgotten = true;
+        }
         let untold = self.calls.iter().filter(|done| done.ok && done.write && !is_told(&done.output));
-        let facts: Vec<Turn> = untold.map(|done| Turn::Observed(fact(done))).collect();
+        let mut facts: Vec<Turn> = untold.map(|done| Turn::Observed(fact(done))).collect();
+        facts.iter_mut().for_each(shorten);
         self.turns.extend(facts);
     }
 
@@ -315,5 +320,5 @@ fn fact(done: &DoneCall) -> Arc<str> {
 /// Whether an observation becomes part of the conversation. A transient or fatal failure does not: it is the
 /// system's to mend, and the model could only be confused by it.
 pub fn is_shown_to_model(observation: &ObservationRecord) -> bool {
-    observation.ok || observation.error_tier == Some(ErrorTier::Recoverable)
+    observation.ok || observation.unmended || observation.error_tier == Some(ErrorTier::Recoverable)
 }

@@ -91,6 +91,8 @@ pub struct DoneCall {
     pub write: bool,
     /// What came back.
     pub output: Arc<str>,
+    /// Whether a rollback took it out of the conversation: to make it again is no repetition.
+    pub is_forgotten: bool,
 }
 
 /// A recovery whose outcome is not measured yet.

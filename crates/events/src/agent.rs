@@ -63,6 +63,11 @@ pub struct ThoughtRecord {
     pub malformed: Option<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it in so")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// What came back from a tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ObservationRecord {
@@ -83,6 +88,9 @@ pub struct ObservationRecord {
     pub attempt: u32,
     /// The call, in milliseconds.
     pub tool_ms: f64,
+    /// Whether the model is shown a failure that is the system's to mend, for nobody mends it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unmended: bool,
     /// Whether it is the recorded outcome of an earlier identical write rather than a new call.
     #[serde(default)]
     pub replayed: bool,

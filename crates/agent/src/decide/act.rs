@@ -31,6 +31,7 @@ impl Decider<'_> {
                 error_tier: None,
                 attempt: 1,
                 tool_ms: 0.0,
+                unmended: false,
                 replayed: true,
             };
             self.journal(AgentEvent::ObservationRecorded(observation));
@@ -64,8 +65,11 @@ impl Decider<'_> {
                 (false, self.cut(output.into()), Some(tier))
             }
         };
-        let is_repeated =
-            self.state.run.as_ref().is_some_and(|run| run.calls.iter().any(|done| done.call == open.call));
+        let is_repeated = self
+            .state
+            .run
+            .as_ref()
+            .is_some_and(|run| run.calls.iter().any(|done| !done.is_forgotten && done.call == open.call));
         let metric = ToolMetric {
             name: open.call.tool.clone(),
             ok,
@@ -82,6 +86,8 @@ impl Decider<'_> {
             error_tier,
             attempt,
             tool_ms,
+            // An agent that nobody mends does not wait for it.
+            unmended: !ok && self.context.config.limits.park_ms == 0,
             replayed: false,
         };
         let is_shown = is_shown_to_model(&observation);
