@@ -41,7 +41,7 @@ impl Progress {
             Self::Quiet => {}
             Self::Bar { bar, started } => {
                 for line in &status.seam_lines {
-                    bar.println(format!("  mended  {line}"));
+                    bar.println(format!("  seam  {line}"));
                 }
                 bar.set_message(words(status, started.elapsed()));
                 bar.set_position(done as u64);
@@ -50,7 +50,7 @@ impl Progress {
                 let mut err = std::io::stderr().lock();
                 for line in &status.seam_lines {
                     // Progress that cannot be written is no reason to stop.
-                    let _ = writeln!(err, "mended  {line}");
+                    let _ = writeln!(err, "seam  {line}");
                 }
                 if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
                     *last = Some(Instant::now());
@@ -78,5 +78,8 @@ fn words(status: &StatusSnapshot, elapsed: Duration) -> String {
     let mut words = vec![format!("{tokens:.0} tokens/s")];
     words.extend(status.agents.iter().map(|(state, count)| format!("{count} {state}")));
     words.push(format!("{} mended", status.healed));
+    if status.needing_person > 0 {
+        words.push(format!("{} need a person", status.needing_person));
+    }
     words.join(", ")
 }

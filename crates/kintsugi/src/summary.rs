@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use kintsugi_events::expect::evaluate;
-use kintsugi_events::{GoalStatus, RecoveryPhase};
+use kintsugi_events::{GoalStatus, RecoveryAction, RecoveryPhase};
 use kintsugi_gpu_scheduler::SchedulerStats;
 use kintsugi_tools::Registry;
 use kintsugi_types::{TokenUsage, ToolName};
@@ -176,6 +176,10 @@ impl Summary {
         }
         lines.push(format!("seams       {}", healing.seams));
         for (action, count) in &healing.recoveries {
+            if *action == RecoveryAction::NotifyHuman.name() {
+                lines.push(format!("            {} need a person: goals list tells why", count.succeeded));
+                continue;
+            }
             lines.push(format!("            {action}: {} of {} helped", count.succeeded, count.tried));
         }
         lines.push(format!(
@@ -248,6 +252,10 @@ fn tell_healing(view: &RunView) -> Healing {
         counts.tried += 1;
         if last.phase == RecoveryPhase::Completed {
             counts.succeeded += 1;
+            // Who told a person has mended nothing.
+            if last.action == RecoveryAction::NotifyHuman {
+                continue;
+            }
             healing.seams += 1;
             seconds.extend(seconds_to_heal(view, seam));
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use kintsugi_events::{Event, GoalStatus, Payload, RecoveryPhase, Topic};
+use kintsugi_events::{Event, GoalStatus, Payload, RecoveryAction, RecoveryPhase, Topic};
 use kintsugi_types::TokenUsage;
 use serde::Serialize;
 
@@ -34,6 +34,8 @@ pub struct StatusSnapshot {
     pub healed: u64,
     /// Recoveries that did not.
     pub not_healed: u64,
+    /// Faults that only a person can mend, and that one was told of.
+    pub needing_person: u64,
     /// The newest lines about seams, oldest first.
     pub seam_lines: Vec<String>,
     /// Set when the log takes no more appends: the node cannot go on.
@@ -100,6 +102,10 @@ impl Status {
                 Payload::Anomaly(_) => inner.anomalies += 1,
                 Payload::Recovery(recovery) if recovery.phase.is_terminal() => {
                     match recovery.phase {
+                        // Who told a person has mended nothing.
+                        RecoveryPhase::Completed if recovery.action == RecoveryAction::NotifyHuman => {
+                            inner.needing_person += 1;
+                        }
                         RecoveryPhase::Completed => inner.healed += 1,
                         RecoveryPhase::Failed => inner.not_healed += 1,
                         _ => {}
