@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::{example, kintsugi};
 use crate::node::{Node, example_goals, shape_but, up_command};
-use crate::watching::{SEAM, write_log};
+use crate::watching::{SEAM, SEAM_ID, write_log};
 
 fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -126,7 +126,7 @@ fn a_seam_is_explained_from_the_log_alone() {
         let arguments = ["seams", "--explain", id, "--data-dir", "data", "--format", format];
         kintsugi(&arguments).current_dir(folder.path()).output().unwrap()
     };
-    let id = "rec_01931f2a7c0070008000000000000001";
+    let id = SEAM_ID;
     let text = done(&explain(id, "text"));
     let words: Vec<&str> = text.lines().filter(|line| !line.starts_with(' ')).collect();
     for name in
