@@ -149,7 +149,7 @@ pub(crate) struct PublishArguments {
     /// The file; - is stdin
     #[arg(default_value = "-")]
     pub(crate) file: PathBuf,
-    /// The running node to publish to; its token is taken from KINTSUGI_HTTP_TOKEN
+    /// The running node to publish to; its token is taken from `KINTSUGI_HTTP_TOKEN`
     #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     pub(crate) url: Option<String>,
     /// The folder of a node that does not run: goals are written into its log
@@ -193,7 +193,7 @@ pub(crate) struct AgentArguments {
 pub(crate) struct ResumeArguments {
     /// The agent's id
     pub(crate) id: String,
-    /// The node that runs it; its token is taken from KINTSUGI_HTTP_TOKEN
+    /// The node that runs it; its token is taken from `KINTSUGI_HTTP_TOKEN`
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7878")]
     pub(crate) url: String,
     /// How it is written

@@ -41,6 +41,7 @@ struct Inspected {
 }
 
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "units come last in the document's members")]
 struct Needed {
     weights_bytes: ByteCount,
     kv_bytes: ByteCount,

@@ -55,11 +55,7 @@ pub(crate) fn publish(arguments: &PublishArguments) -> Result<(), Failure> {
             ),
             ..failure
         })?;
-        if goal.is_known {
-            known += 1
-        } else {
-            published += 1
-        }
+        *if goal.is_known { &mut known } else { &mut published } += 1;
         if arguments.format == Format::Json {
             json_line(&json!({"id": goal.id, "is_known": goal.is_known}))?;
         }

@@ -272,7 +272,7 @@ pub(super) fn configure(config: &mut web::ServiceConfig) {
 async fn refuse_method(request: HttpRequest) -> Result<HttpResponse, Problem> {
     let pattern = request.match_pattern();
     let allowed = ENDPOINTS.iter().find(|endpoint| Some(endpoint.path) == pattern.as_deref());
-    Err(Problem::method_not_allowed(allowed.map_or_else(String::new, |endpoint| endpoint.method.to_string())))
+    Err(Problem::method_not_allowed(allowed.map_or("", |endpoint| endpoint.method.as_str())))
 }
 
 #[cfg(test)]

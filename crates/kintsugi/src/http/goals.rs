@@ -60,7 +60,7 @@ pub(super) async fn publish(
     goal.id = Some(id.clone());
     let content = content_of(&goal);
     if let Some(known) = known(&api, &goal, content)? {
-        return accepted(&id, known, true);
+        return Ok(accepted(&id, known, true));
     }
     let on_its_way = api.intake.enter(&id, content, |waiting| {
         // Once more: the same id may have been taken while this request waited for its turn.
@@ -83,7 +83,7 @@ pub(super) async fn publish(
     // Durable it is, seen or not.
     let _ = tokio::time::timeout(VIEW_WITHIN, seen.wait_for(|seen| *seen > committed.first_lsn)).await;
     drop(on_its_way);
-    accepted(&id, "published", false)
+    Ok(accepted(&id, "published", false))
 }
 
 fn is_json(request: &HttpRequest) -> bool {
@@ -102,10 +102,10 @@ async fn receive(body: web::Payload) -> Result<web::Bytes, Problem> {
         .map_err(|error| Problem::invalid("", format_args!("the body cannot be read: {error}")))
 }
 
-fn accepted(id: &GoalId, state: &'static str, is_known: bool) -> Result<HttpResponse, Problem> {
+fn accepted(id: &GoalId, state: &'static str, is_known: bool) -> HttpResponse {
     let mut response = HttpResponse::Accepted();
     response.insert_header((LOCATION, format!("/v1/goals/{}", in_path(id.as_str()))));
-    Ok(response.json(AcceptedDocument { id: id.to_string(), state, is_known }))
+    response.json(AcceptedDocument { id: id.to_string(), state, is_known })
 }
 
 /// The state of the goal that is known under this id, if it is the same; a conflict if it is another.

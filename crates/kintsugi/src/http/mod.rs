@@ -3,8 +3,6 @@
 //! It publishes to the log and reads from the log and from the view that follows it. It never calls an agent, and the
 //! node's own thread never waits for it. What blocks (appends, reads of the log) goes to a few blocking threads.
 
-#![expect(clippy::unused_async, reason = "whether it waits or not, a handler has to be async")]
-
 mod access;
 mod agents;
 mod api;

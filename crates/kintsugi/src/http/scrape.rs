@@ -53,7 +53,7 @@ impl Collector for Now {
             for (label, value) in samples {
                 match (metric_type, label) {
                     (MetricType::Counter, None) => {
-                        family.encode_counter::<NoLabelSet, _, u64>(value, None)?
+                        family.encode_counter::<NoLabelSet, _, u64>(value, None)?;
                     }
                     (MetricType::Counter, Some(label)) => {
                         family.encode_family(&[*label])?.encode_counter::<NoLabelSet, _, u64>(value, None)?;

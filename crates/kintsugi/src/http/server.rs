@@ -69,14 +69,14 @@ impl Server {
     /// Serves `listener` on a thread of its own.
     pub(crate) fn start(listener: TcpListener, api: web::Data<Api>) -> Result<Self, Failure> {
         let (told, started) = mpsc::sync_channel(1);
-        let served = api.clone();
+        let shared = api.clone();
         let thread = std::thread::Builder::new()
             .name("http".to_owned())
             .spawn(move || {
                 let outcome = rt::System::new().block_on(async move {
                     let server = HttpServer::new(move || {
                         App::new()
-                            .app_data(served.clone())
+                            .app_data(shared.clone())
                             .configure(endpoints::configure)
                             .wrap(from_fn(access::check))
                     })

@@ -3,13 +3,12 @@
 use std::net::TcpListener;
 use std::process::Output;
 
-use crate::node::{Node, up_command};
+use crate::node::{Node, up_command, up_command_on};
 
 const TOKEN: &str = "a-token-that-nobody-guesses";
 
 fn refused(folder: &std::path::Path, listen: &str, token: Option<&str>) -> Output {
-    let mut command = up_command(folder);
-    command.args(["--listen", listen]);
+    let mut command = up_command_on(folder, listen);
     if let Some(token) = token {
         command.env("KINTSUGI_HTTP_TOKEN", token);
     }

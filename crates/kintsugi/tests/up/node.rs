@@ -51,8 +51,13 @@ impl Answer {
 
 /// The command that serves the shipped example from `folder/data` on a free port.
 pub(crate) fn up_command(folder: &Path) -> Command {
+    up_command_on(folder, "127.0.0.1:0")
+}
+
+/// The same at this address.
+pub(crate) fn up_command_on(folder: &Path, listen: &str) -> Command {
     let mut command = kintsugi(&["up"]);
-    command.arg(example()).args(["--data-dir", "data", "--listen", "127.0.0.1:0", "--format", "json"]);
+    command.arg(example()).args(["--data-dir", "data", "--listen", listen, "--format", "json"]);
     command.current_dir(folder).env_remove("KINTSUGI_HTTP_TOKEN");
     command
 }

@@ -70,7 +70,7 @@ fn metrics_tell_what_was_healed_and_what_is() {
         assert!(*value >= least, "{name} is {value}");
     };
     at_least("agent_anomalies_detected_total{anomaly_type=\"tool_failure\"}", 1.0);
-    at_least("agent_diagnoses_completed_total{fault_type=\"tool_failure\",severity=\"low\"}", 1.0);
+    at_least("agent_diagnoses_completed_total{fault_type=\"tool_failure\",severity=\"high\"}", 1.0);
     at_least(
         "agent_recovery_actions_total{action_type=\"retry_with_backoff\",policy=\"retry-transient-tool-error\"}",
         1.0,
