@@ -61,6 +61,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("candle-core", &["kintsugi-inference", "kintsugi-train"]),
     ("candle-nn", &["kintsugi-inference", "kintsugi-train"]),
     ("actix", &["kintsugi-runtime", "kintsugi-gpu-scheduler", "kintsugi-tests"]),
+    ("actix-web", &["kintsugi"]),
+    ("prometheus-client", &["kintsugi"]),
     ("fjall", &["kintsugi-runtime"]),
     ("rusqlite", &["kintsugi-tools", "kintsugi-train", "kintsugi-tests", "kintsugi"]),
 ];

@@ -3,6 +3,7 @@
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -125,6 +126,25 @@ impl GgufFile {
         &self.name
     }
 
+    /// `general.architecture`, or `unknown`.
+    pub fn architecture(&self) -> Result<String, InferenceError> {
+        Ok(self.text("general.architecture")?.unwrap_or_else(|| "unknown".to_owned()))
+    }
+
+    /// How many weights there are, over all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.content.tensor_infos.values().map(|info| info.shape.elem_count() as u64).sum()
+    }
+
+    /// How many tensors there are of each storage type, by the type's name.
+    pub fn quantization(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for info in self.content.tensor_infos.values() {
+            *counts.entry(format!("{:?}", info.ggml_dtype)).or_default() += 1;
+        }
+        counts
+    }
+
     pub(crate) fn stem(&self) -> &str {
         &self.stem
     }
@@ -236,7 +256,7 @@ impl GgufFile {
     }
 
     /// Bytes of all tensors as they are stored.
-    pub(crate) fn tensors_bytes(&self) -> u64 {
+    pub fn tensors_bytes(&self) -> u64 {
         let infos = self.content.tensor_infos.values();
         infos.filter_map(|info| tensor_bytes(info.shape.dims(), info.ggml_dtype)).sum()
     }

@@ -17,6 +17,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Work an example's goals to the end: start a node in this process, publish, run, print a summary
     Run(RunArguments),
+    /// The same node, long-lived, with its HTTP API
+    Up(UpArguments),
     /// Goals and their results
     #[command(subcommand)]
     Goals(GoalsCommand),
@@ -27,8 +29,13 @@ pub(crate) enum Command {
     Seams(SeamsArguments),
     /// Events of topics as JSON lines
     Watch(WatchArguments),
+    /// GGUF files: what they are, and what they need in memory
+    #[command(subcommand)]
+    Models(ModelsCommand),
     /// What is missing on this machine, and the command that mends it
     Doctor(DoctorArguments),
+    /// Completions for a shell, to stdout
+    Completions(CompletionsArguments),
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -62,6 +69,13 @@ pub(crate) struct RunArguments {
     /// How many goals: the first of the file, or the file over again with new ids
     #[arg(long, value_name = "N")]
     pub(crate) goal_count: Option<usize>,
+    #[command(flatten)]
+    pub(crate) node: NodeArguments,
+}
+
+/// What `run` and `up` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArguments {
     /// How many agents in all, shared out among the kinds as the example does
     #[arg(long, value_name = "N")]
     pub(crate) agents: Option<u32>,
@@ -80,7 +94,7 @@ pub(crate) struct RunArguments {
     /// Seed of all draws
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
-    /// Where the run lives; an unfinished run there is resumed
+    /// Where the node's data lives; what is unfinished there goes on
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// The log: `embedded`
@@ -89,7 +103,7 @@ pub(crate) struct RunArguments {
     /// How much the system may do by itself
     #[arg(long, value_enum)]
     pub(crate) mode: Option<ModeArgument>,
-    /// How the summary is written
+    /// How it is told what the node did, or where it listens
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
     /// No progress
@@ -100,6 +114,21 @@ pub(crate) struct RunArguments {
 fn probability(text: &str) -> Result<f64, String> {
     let found: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
     if (0.0..=1.0).contains(&found) { Ok(found) } else { Err("a probability lies in [0, 1]".to_owned()) }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    /// The folder of agents, tools, policies and data, such as an example's
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Where the HTTP API listens; any other address than this machine's own needs a token
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Show each setting with its origin, and start nothing
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    #[command(flatten)]
+    pub(crate) node: NodeArguments,
 }
 
 /// Which run is looked at.
@@ -115,10 +144,28 @@ pub(crate) struct Where {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GoalsCommand {
+    /// Publish goals, one JSON object a line
+    Publish(PublishArguments),
     /// Every goal with its state
     List(Where),
     /// One goal with its result
     Show(GoalArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishArguments {
+    /// The file; - is stdin
+    #[arg(default_value = "-")]
+    pub(crate) file: PathBuf,
+    /// The running node to publish to; its token is taken from `KINTSUGI_HTTP_TOKEN`
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    pub(crate) url: Option<String>,
+    /// The folder of a node that does not run: goals are written into its log
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How it is told what was published
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -135,18 +182,38 @@ pub(crate) enum AgentsCommand {
     List(Where),
     /// One agent
     Show(AgentArguments),
+    /// Bring an agent back that is quarantined, through the node that runs it
+    Resume(ResumeArguments),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArguments {
     /// The agent's id
     pub(crate) id: String,
+    /// The agent as it was after this event of its journal, from 1
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) at: Option<u64>,
     #[command(flatten)]
     pub(crate) place: Where,
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ResumeArguments {
+    /// The agent's id
+    pub(crate) id: String,
+    /// The node that runs it; its token is taken from `KINTSUGI_HTTP_TOKEN`
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7878")]
+    pub(crate) url: String,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SeamsArguments {
+    /// One seam from what was measured to what came of it
+    #[arg(long, value_name = "ID", conflicts_with = "agent")]
+    pub(crate) explain: Option<String>,
     /// Only those of this agent, or of a shared part such as `tool:NAME`
     #[arg(long, value_name = "ID")]
     pub(crate) agent: Option<String>,
@@ -178,4 +245,41 @@ pub(crate) struct DoctorArguments {
     /// How it is written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsCommand {
+    /// The shipped model, and GGUF files in the folder `models`
+    List(ModelsArguments),
+    /// What a GGUF file is, and what it needs in memory
+    Inspect(InspectArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArguments {
+    /// How it is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// A GGUF file, or the name of a shipped model
+    #[arg(value_name = "PATH|NAME")]
+    pub(crate) model: String,
+    /// Agents on the model at the same time
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub(crate) slots: u32,
+    /// The longest context, in tokens; at most what the model takes
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub(crate) context_tokens: u32,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
 }

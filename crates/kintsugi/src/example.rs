@@ -15,7 +15,7 @@ use kintsugi_types::AgentKind;
 use crate::failure::{Explain, Failure};
 use crate::kinds::{self, Kinds};
 use crate::model::Probe;
-use crate::settings::Settings;
+use crate::settings::{HttpSettings, Settings};
 
 /// An example, read.
 pub(crate) struct Example {
@@ -131,7 +131,9 @@ pub(crate) fn load(
     if let Some(wanted) = agents {
         share_out(&mut population, wanted)?;
     }
-    let settings_text = toml::to_string(settings).map_err(Failure::usage)?;
+    // Where a node listens is no part of what its agents are.
+    let settings_text = toml::to_string(&Settings { http: HttpSettings::default(), ..settings.clone() })
+        .map_err(Failure::usage)?;
     hasher.update(settings_text.as_bytes());
     hasher.update(format!("{population:?}").as_bytes());
     let policies = Arc::new(load_policies(&dir.join("policies"))?);

@@ -1,26 +1,39 @@
 //! The `kintsugi` command: settings in, a node or a look at one, a document or lines out.
 
 mod cli;
+mod client;
+mod completions;
 mod doctor;
+mod documents;
 mod example;
 mod failure;
 mod goals_file;
+mod healing_metrics;
+mod http;
 mod inspect;
 mod kinds;
+mod live;
 mod model;
+mod models;
+mod node_parts;
 mod progress;
+mod publish;
+mod resume;
 mod run;
 mod run_folder;
 mod settings;
+mod settings_shown;
+mod signals;
 mod summary;
 mod telemetry;
+mod up;
 mod view;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{AgentsCommand, Cli, Command, GoalsCommand};
+use crate::cli::{AgentsCommand, Cli, Command, GoalsCommand, ModelsCommand};
 
 /// Events are made on one thread and dropped on another, which the system's allocator answers with locks.
 #[global_allocator]
@@ -34,13 +47,19 @@ fn main() -> ExitCode {
     };
     let outcome = telemetry::start().and_then(|()| match cli.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Up(arguments) => up::up(&arguments),
+        Command::Goals(GoalsCommand::Publish(arguments)) => publish::publish(&arguments),
         Command::Goals(GoalsCommand::List(arguments)) => inspect::goals::list(&arguments),
         Command::Goals(GoalsCommand::Show(arguments)) => inspect::goals::show(&arguments),
         Command::Agents(AgentsCommand::List(arguments)) => inspect::agents::list(&arguments),
         Command::Agents(AgentsCommand::Show(arguments)) => inspect::agents::show(&arguments),
+        Command::Agents(AgentsCommand::Resume(arguments)) => resume::resume(&arguments),
         Command::Seams(arguments) => inspect::seams::list(&arguments),
         Command::Watch(arguments) => inspect::watch::watch(&arguments),
+        Command::Models(ModelsCommand::List(arguments)) => models::list(&arguments),
+        Command::Models(ModelsCommand::Inspect(arguments)) => models::inspect(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Completions(arguments) => completions::write(&arguments),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -63,14 +63,15 @@ pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<(Backend
 }
 
 /// A setting that does not go with the model is the user's to mend; for a model that cannot be read another is needed.
-fn explain(error: InferenceError) -> Failure {
+pub(crate) fn explain(error: InferenceError) -> Failure {
     match error {
         InferenceError::BudgetTooSmall { .. } | InferenceError::Setting { .. } => Failure::usage(error),
         _ => Failure::outside(error),
     }
 }
 
-fn source(name: &str) -> Result<ModelSource, Failure> {
+/// A model by its name or path.
+pub(crate) fn source(name: &str) -> Result<ModelSource, Failure> {
     if name == SHIPPED_MODEL {
         return Ok(ModelSource::Bytes { name: SHIPPED_MODEL.to_owned(), bytes: SHIPPED_GGUF.into() });
     }
@@ -84,7 +85,7 @@ fn source(name: &str) -> Result<ModelSource, Failure> {
 }
 
 /// Inference takes all cores but one, which async work, the log's writer and the tools share.
-fn set_threads(wanted: usize) -> Result<(), Failure> {
+pub(crate) fn set_threads(wanted: usize) -> Result<(), Failure> {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = if wanted == 0 { cores.saturating_sub(1).max(1) } else { wanted };
     let threads = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);

@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kintsugi_chaos::FaultPlan;
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::Goal;
-use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
+use kintsugi_runtime::Node;
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{Node, NodeConfig};
-use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
+use kintsugi_types::TenantId;
 
 use crate::cli::{Format, RunArguments};
 use crate::example::{self, Example};
 use crate::failure::{Explain, Failure};
 use crate::goals_file;
 use crate::model;
+use crate::node_parts::node_parts;
 use crate::progress::Progress;
 use crate::run_folder::{RunFolder, Wanted, find_or_begin, only_embedded};
 use crate::settings::{self, Settings};
@@ -31,18 +30,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Goals that are appended at once.
 const GOALS_AT_ONCE: usize = 64;
 
-/// How agents that die are restarted.
-const RESTART: RetryPolicy =
-    RetryPolicy { attempts_max: 6, first_delay_ms: 10, factor: 2.0, delay_max_ms: 5_000, jitter: 0.5 };
-
-/// Within which time restarts are counted, in milliseconds.
-const RESTART_WINDOW_MS: u64 = 60_000;
-
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    only_embedded(&arguments.log)?;
+    only_embedded(&arguments.node.log)?;
     let dir = arguments.dir.as_path();
     let name = example::name_of(dir)?;
-    let settings = settings::resolve(&dir.join("kintsugi.toml"), arguments)?;
+    let settings = settings::resolve(&dir.join("kintsugi.toml"), &arguments.node, None)?.settings;
     let goals_file = arguments.goals.clone().unwrap_or_else(|| dir.join("goals.jsonl"));
     let anyone = TenantId::default();
     let goals = goals_file::goals(&goals_file, arguments.goal_count, &anyone)?;
@@ -50,13 +42,13 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let (backend, mut probe) = model::factory(&settings.model, settings.node.slots)?;
     let wanted =
         Wanted { example: &name, goals_hash: hash(&goals), goals: goals.len(), seed: settings.node.seed };
-    let mut folder = find_or_begin(arguments.data_dir.as_deref(), &wanted)?;
+    let mut folder = find_or_begin(arguments.node.data_dir.as_deref(), &wanted)?;
     // Its lock keeps every other process out of the folder from here on.
     let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
     folder.check_unchanged()?;
     let files = folder.path.join("files");
     example::copy_data(dir, &files, folder.is_resumed)?;
-    let example = example::load(dir, &files, &settings, arguments.agents, &mut probe)?;
+    let example = example::load(dir, &files, &settings, arguments.node.agents, &mut probe)?;
     // Its memory is the engine's that works.
     drop(probe);
     agree_on_config(&mut folder, &example)?;
@@ -68,7 +60,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         .map(|(goal, index)| Goal { tenant: tenant.clone(), index: Some(index), ..goal })
         .collect();
     let begun = Instant::now();
-    let parts = parts(&settings, &example, &folder, &log, backend, arguments.chaos)?;
+    let parts =
+        node_parts(&settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
     let outcome = work(arguments, parts, &goals, &log)?;
     let view = RunView::read(log.as_ref())?;
     let summary = Summary::new(
@@ -85,7 +78,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     );
     folder.manifest.is_finished = true;
     folder.save()?;
-    match arguments.format {
+    match arguments.node.format {
         Format::Json => summary.write_json()?,
         Format::Text => summary.write_text(&folder.path.display().to_string())?,
     }
@@ -120,7 +113,7 @@ fn work(
     for batch in missing.chunks(GOALS_AT_ONCE) {
         node.publish(batch).outside(|| "publish goals".to_owned())?;
     }
-    let mut progress = Progress::new(goals.len(), done_before, arguments.quiet);
+    let mut progress = Progress::new(goals.len(), done_before, arguments.node.quiet);
     loop {
         let status = node.status();
         let done = done_before + usize::try_from(status.goals_settled()).unwrap_or(usize::MAX);
@@ -158,46 +151,6 @@ fn work(
     let violations = node.invariants().total();
     node.stop();
     Ok(Outcome { stats, violations })
-}
-
-fn parts(
-    settings: &Settings,
-    example: &Example,
-    folder: &RunFolder,
-    log: &Arc<EmbeddedLog>,
-    backend: BackendFactory,
-    chaos: Option<f64>,
-) -> Result<NodeParts, Failure> {
-    Ok(NodeParts {
-        config: NodeConfig {
-            store_dir: folder.store(),
-            tenant: folder.tenant()?,
-            kinds: example.kinds.clone(),
-            population: example.population.clone(),
-            policies: example.policies.clone(),
-            mode: settings.healing.mode,
-            runnable_max: settings.node.slots * 2,
-            seed: settings.node.seed,
-            restart: RESTART,
-            restart_window_ms: RESTART_WINDOW_MS,
-            tool_threads: settings.node.tool_threads,
-            tool_ms_max: settings.node.tool_ms_max,
-            chaos: chaos.map(|probability| FaultPlan::new(probability, settings.node.seed)),
-            before_decide: None,
-            effect_probe: None,
-        },
-        log: log.clone(),
-        tools: example.tools.clone(),
-        scheduler: SchedulerConfig {
-            slots: settings.node.slots,
-            queue_max: settings.node.slots * 8,
-            lease_ms_max: settings.model.lease_ms_max,
-            memory_budget: settings.model.memory_budget,
-            rebuild: RebuildPolicy::default(),
-        },
-        backend,
-        clock: Arc::new(SystemClock),
-    })
 }
 
 /// A resumed run must have the configuration that it began with.
@@ -238,7 +191,7 @@ fn opening(folder: &RunFolder, example: &Example, settings: &Settings) -> String
 
 #[expect(clippy::print_stderr, reason = "this is the command line")]
 fn say(arguments: &RunArguments, line: &str) {
-    if !arguments.quiet {
+    if !arguments.node.quiet {
         eprintln!("{line}");
     }
 }

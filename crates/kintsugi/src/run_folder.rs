@@ -31,6 +31,9 @@ pub(crate) struct Manifest {
     pub(crate) started_at: Timestamp,
     /// Whether it came to its end.
     pub(crate) is_finished: bool,
+    /// Whether it is no run but the data of a long-lived node, which takes goals at any time.
+    #[serde(default)]
+    pub(crate) is_served: bool,
 }
 
 /// A run's folder.
@@ -114,6 +117,7 @@ pub(crate) struct Wanted<'a> {
 impl Wanted<'_> {
     fn fits(&self, manifest: &Manifest) -> bool {
         !manifest.is_finished
+            && !manifest.is_served
             && manifest.example == self.example
             && manifest.goals_hash == self.goals_hash
             && manifest.seed == self.seed
@@ -131,6 +135,7 @@ impl Wanted<'_> {
                 seed: self.seed,
                 started_at: SystemClock.now(),
                 is_finished: false,
+                is_served: false,
             },
             is_resumed: false,
         }
@@ -146,6 +151,10 @@ pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Res
             Some(manifest) if wanted.fits(&manifest) => {
                 Ok(RunFolder { path: path.to_owned(), manifest, is_resumed: true })
             }
+            Some(manifest) if manifest.is_served => Err(Failure::usage(format_args!(
+                "{} holds the data of a node that `kintsugi up` runs: name an empty folder",
+                path.display()
+            ))),
             Some(manifest) if manifest.is_finished => Err(Failure::usage(format_args!(
                 "{} holds the finished run {}: name an empty folder, or look at it with `kintsugi goals list --data-dir {}`",
                 path.display(),
@@ -171,6 +180,38 @@ pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Res
     Ok(wanted.begin(path, run))
 }
 
+/// The name of a long-lived node's folder, beside the runs of its example.
+const NODE_DIR: &str = "up";
+
+/// The folder of a long-lived node: the one named, else the example's own; what lies there goes on.
+pub(crate) fn find_or_begin_node(
+    data_dir: Option<&Path>,
+    example: &str,
+    seed: u64,
+) -> Result<RunFolder, Failure> {
+    let path = data_dir.map_or_else(|| Path::new(RUNS_DIR).join(example).join(NODE_DIR), Path::to_owned);
+    create(&path)?;
+    match manifest_of(&path)? {
+        None => {
+            let wanted = Wanted { example, goals_hash: String::new(), goals: 0, seed };
+            let mut folder = wanted.begin(path, RunId::new(&mut SystemIds));
+            folder.manifest.is_served = true;
+            Ok(folder)
+        }
+        Some(manifest) if !manifest.is_served => Err(Failure::usage(format_args!(
+            "{} holds the run {}, whose goals are fixed: name another folder with --data-dir",
+            path.display(),
+            manifest.run
+        ))),
+        Some(manifest) if manifest.example != example => Err(Failure::usage(format_args!(
+            "{} holds the data of a node for {}, not for {example}: name another folder with --data-dir",
+            path.display(),
+            manifest.example
+        ))),
+        Some(manifest) => Ok(RunFolder { path, manifest, is_resumed: true }),
+    }
+}
+
 fn create(path: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(path).map_err(|error| {
         Failure::outside(format_args!(
@@ -180,7 +221,7 @@ fn create(path: &Path) -> Result<(), Failure> {
     })
 }
 
-/// The folder of the run to look at: the one named, else the newest.
+/// The folder of the run or node to look at: the one named, else the one that was started last.
 pub(crate) fn to_look_at(data_dir: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = data_dir {
         return if is_run(path) {
@@ -196,8 +237,9 @@ pub(crate) fn to_look_at(data_dir: Option<&Path>) -> Result<PathBuf, Failure> {
     for example in newest_first(Path::new(RUNS_DIR))? {
         runs.extend(newest_first(&example)?);
     }
-    // Ids of runs sort by time.
-    runs.into_iter().filter(|run| is_run(run)).max_by_key(|run| run.file_name().map(ToOwned::to_owned)).ok_or_else(|| {
+    // A damaged manifest is told when its folder is looked at; here it only makes the folder the oldest.
+    let started_at = |run: &PathBuf| manifest_of(run).ok().flatten().map(|manifest| manifest.started_at);
+    runs.into_iter().filter(|run| is_run(run)).max_by_key(started_at).ok_or_else(|| {
         Failure::outside(format_args!(
             "there is no run below {RUNS_DIR}: start one with `kintsugi run DIR`, or name its folder with --data-dir"
         ))

@@ -1,7 +1,8 @@
 //! Settings: defaults, then the example's `kintsugi.toml`, then `KINTSUGI_SECTION__KEY`, then flags.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kintsugi_agent::Prices;
 use kintsugi_events::Mode;
@@ -10,7 +11,7 @@ use kintsugi_types::ByteCount;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::cli::{ModeArgument, RunArguments};
+use crate::cli::{ModeArgument, NodeArguments};
 use crate::failure::Failure;
 
 /// The name of the model that is shipped in the binary.
@@ -27,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) model: ModelSettings,
     pub(crate) healing: HealingSettings,
     pub(crate) prices: Prices,
+    pub(crate) http: HttpSettings,
 }
 
 /// The node itself.
@@ -93,26 +95,85 @@ pub(crate) struct HealingSettings {
     pub(crate) thresholds: HealthThresholds,
 }
 
-/// Resolves the settings of a run.
-pub(crate) fn resolve(file: &Path, flags: &RunArguments) -> Result<Settings, Failure> {
+/// The HTTP API of `up`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct HttpSettings {
+    /// Where it listens.
+    pub(crate) listen: String,
+    /// A file that holds the token which every request has to bring; relative to the folder of `kintsugi.toml`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Goals that may be open at the same time; further ones are answered with 429.
+    pub(crate) open_goals_max: usize,
+    /// Event streams that may be open at the same time; further ones are answered with 503.
+    pub(crate) streams_max: usize,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7878".to_owned(),
+            token_file: None,
+            open_goals_max: 10_000,
+            streams_max: 64,
+        }
+    }
+}
+
+/// Where a setting was last set. What no origin is known for is a default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// `kintsugi.toml`.
+    File(PathBuf),
+    /// This environment variable.
+    Variable(String),
+    /// This flag.
+    Flag(&'static str),
+}
+
+/// Settings, and from where each came that is no default, by `section.key`.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) settings: Settings,
+    pub(crate) origins: BTreeMap<String, Origin>,
+}
+
+/// Resolves the settings of a node. `listen` is what the flag of that name says.
+pub(crate) fn resolve(
+    file: &Path,
+    flags: &NodeArguments,
+    listen: Option<&String>,
+) -> Result<Resolved, Failure> {
     let mut table = read_file(file)?;
+    let mut origins = BTreeMap::new();
+    for key in leaves(&table).into_keys() {
+        origins.insert(key, Origin::File(file.to_owned()));
+    }
     for (name, value) in std::env::vars_os() {
-        if let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)) {
-            overlay(&mut table, name, &value.to_string_lossy())?;
+        if let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX))
+            && let Some(key) = overlay(&mut table, name, &value.to_string_lossy())?
+        {
+            origins.insert(key, Origin::Variable(name.to_owned()));
         }
     }
     let mut settings: Settings = table.try_into().map_err(|error| explain(file, &error))?;
+    let mut note = |key: &str, flag| origins.insert(key.to_owned(), Origin::Flag(flag));
     if let Some(slots) = flags.slots {
         settings.node.slots = slots;
+        note("node.slots", "--slots");
     }
     if let Some(seed) = flags.seed {
         settings.node.seed = seed;
+        note("node.seed", "--seed");
     }
     if let Some(model) = &flags.model {
         settings.model.name.clone_from(model);
+        note("model.name", "--model");
     }
     if let Some(budget) = flags.memory_budget {
         settings.model.memory_budget = budget;
+        note("model.memory_budget", "--memory-budget");
     }
     if let Some(mode) = flags.mode {
         settings.healing.mode = match mode {
@@ -121,18 +182,39 @@ pub(crate) fn resolve(file: &Path, flags: &RunArguments) -> Result<Settings, Fai
             ModeArgument::ActNoncritical => Mode::ActNoncritical,
             ModeArgument::Act => Mode::Act,
         };
+        note("healing.mode", "--mode");
+    }
+    if let Some(listen) = listen {
+        settings.http.listen.clone_from(listen);
+        note("http.listen", "--listen");
     }
     settings.check(file)?;
-    Ok(settings)
+    Ok(Resolved { settings, origins })
+}
+
+/// Every value of a table of tables, by its keys with dots between.
+pub(crate) fn leaves(table: &Table) -> BTreeMap<String, &Value> {
+    let mut found = BTreeMap::new();
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => {
+                found.extend(leaves(inner).into_iter().map(|(rest, leaf)| (format!("{key}.{rest}"), leaf)));
+            }
+            leaf => {
+                found.insert(key.clone(), leaf);
+            }
+        }
+    }
+    found
 }
 
 impl Settings {
     /// Refuses values that no node can run with, before they cost a run.
     fn check(&self, file: &Path) -> Result<(), Failure> {
-        let Self { node, model, healing, prices } = self;
+        let Self { node, model, healing, prices, http } = self;
         let thresholds = healing.thresholds;
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
-        let facts: [(bool, &str, &dyn fmt::Display, &str); 10] = [
+        let facts: [(bool, &str, &dyn fmt::Display, &str); 12] = [
             (node.slots > 0, "node.slots", &node.slots, "at least 1"),
             (node.tool_threads > 0, "node.tool_threads", &node.tool_threads, "at least 1"),
             (node.tool_ms_max > 0, "node.tool_ms_max", &node.tool_ms_max, "at least 1"),
@@ -168,6 +250,8 @@ impl Settings {
                 &prices.completion_usd_per_million,
                 "a number not below 0",
             ),
+            (http.open_goals_max > 0, "http.open_goals_max", &http.open_goals_max, "at least 1"),
+            (http.streams_max > 0, "http.streams_max", &http.streams_max, "at least 1"),
         ];
         let Some((_, key, value, must)) = facts.into_iter().find(|(holds, ..)| !holds) else { return Ok(()) };
         Err(Failure::usage(format_args!(
@@ -209,21 +293,22 @@ pub(crate) fn did_you_mean(message: &str) -> String {
         .map_or_else(String::new, |(_, known)| format!("\ndid you mean `{known}`?"))
 }
 
-/// `KINTSUGI_NODE__SLOTS=4` sets `slots` in `[node]`. Variables without `__` mean something else.
+/// `KINTSUGI_NODE__SLOTS=4` sets `slots` in `[node]`. Variables without `__` mean something else. Returns the key that
+/// was set, `node.slots`.
 ///
 /// Settings are read after each variable, so that a mistake is told with the variable's name.
-fn overlay(table: &mut Table, name: &str, value: &str) -> Result<(), Failure> {
+fn overlay(table: &mut Table, name: &str, value: &str) -> Result<Option<String>, Failure> {
     let path = name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name).to_ascii_lowercase();
     let keys: Vec<&str> = path.split("__").collect();
     if keys.len() < 2 {
-        return Ok(());
+        return Ok(None);
     }
     let parsed = toml::from_str::<Table>(&format!("value = {value}"))
         .ok()
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| Value::String(value.to_owned()));
     set(table, &keys, parsed);
-    table.clone().try_into::<Settings>().map(|_| ()).map_err(|error| {
+    table.clone().try_into::<Settings>().map(|_| Some(keys.join("."))).map_err(|error| {
         let hint = did_you_mean(error.message());
         Failure::usage(format_args!(
             "environment variable {name} is {value:?}: {}{hint}",

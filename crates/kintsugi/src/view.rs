@@ -1,6 +1,7 @@
 //! A run as its log tells it: read from the log alone, while it runs or after.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
 use kintsugi_eventlog::{LogReader, Lsn};
@@ -21,6 +22,15 @@ pub(crate) struct GoalView {
     pub(crate) results: Vec<GoalResult>,
     /// Why it could not be taken, where it is a dead letter.
     pub(crate) refused: Option<String>,
+    /// Its place in the topic.
+    offset: u64,
+}
+
+impl GoalView {
+    /// Whether something is still to come of it.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.results.is_empty() && self.refused.is_none()
+    }
 }
 
 /// An agent's newest state.
@@ -62,7 +72,29 @@ impl SeamView {
     }
 }
 
-/// All of it.
+/// How much is kept of what is over. What is open is always kept: its amount is bounded where it is taken in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// Goals that ended.
+    pub(crate) goals_ended: usize,
+    /// Anomalies, diagnoses and recoveries, each.
+    pub(crate) healing: usize,
+    /// Metrics.
+    pub(crate) metrics: usize,
+    /// Contradictions.
+    pub(crate) contradictions: usize,
+}
+
+/// Which came first, so that it can go first.
+#[derive(Debug, Default)]
+struct Ages {
+    goals_ended: VecDeque<GoalId>,
+    anomalies: VecDeque<AnomalyId>,
+    diagnoses: VecDeque<DiagnosisId>,
+    recoveries: VecDeque<RecoveryId>,
+}
+
+/// All of it, or, where [`RunView::keeping`] says so, all that is open and the newest of the rest.
 #[derive(Debug, Default)]
 pub(crate) struct RunView {
     pub(crate) goals: BTreeMap<GoalId, GoalView>,
@@ -70,7 +102,7 @@ pub(crate) struct RunView {
     pub(crate) anomalies: BTreeMap<AnomalyId, (Timestamp, Anomaly)>,
     pub(crate) diagnoses: BTreeMap<DiagnosisId, (Timestamp, Diagnosis)>,
     pub(crate) recoveries: BTreeMap<RecoveryId, SeamView>,
-    pub(crate) metrics: Vec<Metric>,
+    pub(crate) metrics: VecDeque<Metric>,
     /// Faults that were injected, by kind.
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) dead_letters: u64,
@@ -78,9 +110,17 @@ pub(crate) struct RunView {
     /// What contradicts the promises, in words.
     pub(crate) contradictions: Vec<String>,
     goals_by_offset: BTreeMap<u64, GoalId>,
+    open_goals: usize,
+    keep: Option<Keep>,
+    ages: Ages,
 }
 
 impl RunView {
+    /// A view that forgets the oldest of what is over.
+    pub(crate) fn keeping(keep: Keep) -> Self {
+        Self { keep: Some(keep), ..Self::default() }
+    }
+
     /// Reads the whole log.
     pub(crate) fn read(log: &dyn LogReader) -> Result<Self, Failure> {
         let mut view = Self::default();
@@ -102,44 +142,46 @@ impl RunView {
         refused.map_or(Ok(view), Err)
     }
 
+    /// Reads what the log says of one goal.
+    pub(crate) fn read_goal(log: &dyn LogReader, id: &GoalId) -> Result<Self, Failure> {
+        let mut view = Self::default();
+        log.replay(log.start_lsn(), &mut |record| {
+            let is_about =
+                record.envelope.as_ref().is_some_and(|envelope| envelope.goal.as_ref() == Some(id));
+            let is_telling = matches!(record.topic, Topic::Goals | Topic::Results | Topic::Agents);
+            // What cannot be read is told when the log is read as a whole.
+            if is_about
+                && is_telling
+                && let Ok(event) = record.to_event()
+            {
+                view.take(event, record.offset);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(view)
+    }
+
     /// Goals that could not be taken.
     pub(crate) fn refused_goals(&self) -> impl Iterator<Item = (&GoalId, &str)> {
         self.goals.iter().filter_map(|(id, goal)| Some((id, goal.refused.as_deref()?)))
     }
 
     /// Goals that have no result yet.
-    pub(crate) fn open_goals(&self) -> usize {
-        self.goals.values().filter(|goal| goal.results.is_empty() && goal.refused.is_none()).count()
+    pub(crate) const fn open_goals(&self) -> usize {
+        self.open_goals
     }
 
-    fn take(&mut self, event: Event, offset: u64) {
+    /// Takes in the next event of the log; `offset` is its place in its topic.
+    pub(crate) fn take(&mut self, event: Event, offset: u64) {
         self.events += 1;
         let Event { envelope, payload } = event;
         match payload {
             Payload::Goal(goal) => {
                 if let Some(id) = goal.id.clone().or(envelope.goal) {
-                    self.goals_by_offset.insert(offset, id.clone());
-                    self.goals.entry(id).or_insert_with(|| GoalView {
-                        goal: *goal,
-                        agent: None,
-                        is_started: false,
-                        results: Vec::new(),
-                        refused: None,
-                    });
+                    self.take_goal(id, *goal, offset);
                 }
             }
-            Payload::Result(result) => {
-                let id = result.goal.clone();
-                match self.goals.get_mut(&id) {
-                    Some(goal) => {
-                        if !goal.results.is_empty() {
-                            self.contradictions.push(format!("goal {id} ended more than once"));
-                        }
-                        goal.results.push(*result);
-                    }
-                    None => self.contradictions.push(format!("goal {id} ended and was never published")),
-                }
-            }
+            Payload::Result(result) => self.take_result(*result),
             Payload::Agent(agent_event) => {
                 if let Subject::Agent(agent) = envelope.subject {
                     self.take_journal(agent, envelope.sequence.unwrap_or(0), &agent_event);
@@ -149,13 +191,24 @@ impl RunView {
                 if let Some(agent) = self.agents.get_mut(&metric.agent) {
                     agent.last_metric = Some((*metric).clone());
                 }
-                self.metrics.push(*metric);
+                self.metrics.push_back(*metric);
+                if self.keep.is_some_and(|keep| self.metrics.len() > keep.metrics) {
+                    self.metrics.pop_front();
+                }
             }
             Payload::Anomaly(anomaly) => {
-                self.anomalies.insert(anomaly.anomaly, (envelope.time, *anomaly));
+                let id = anomaly.anomaly;
+                self.anomalies.insert(id, (envelope.time, *anomaly));
+                if let Some(oldest) = aged(self.keep.map(|keep| keep.healing), &mut self.ages.anomalies, id) {
+                    self.anomalies.remove(&oldest);
+                }
             }
             Payload::Diagnosis(diagnosis) => {
-                self.diagnoses.insert(diagnosis.diagnosis, (envelope.time, *diagnosis));
+                let id = diagnosis.diagnosis;
+                self.diagnoses.insert(id, (envelope.time, *diagnosis));
+                if let Some(oldest) = aged(self.keep.map(|keep| keep.healing), &mut self.ages.diagnoses, id) {
+                    self.diagnoses.remove(&oldest);
+                }
             }
             Payload::Recovery(recovery) => self.take_recovery(envelope.time, *recovery),
             Payload::Fault(fault) => *self.faults.entry(fault.kind.name()).or_default() += 1,
@@ -165,18 +218,81 @@ impl RunView {
                     .source_offset
                     .filter(|_| letter.source_topic == Topic::Goals.name())
                     .and_then(|offset| self.goals_by_offset.get(&offset))
-                    .and_then(|id| self.goals.get_mut(id));
+                    .cloned();
                 if let Some(goal) = goal {
-                    goal.refused = Some(letter.reason);
+                    self.refuse(goal, letter.reason);
                 }
             }
             Payload::Approval(_) | Payload::Snapshot(_) => {}
         }
     }
 
+    fn take_goal(&mut self, id: GoalId, goal: Goal, offset: u64) {
+        // A second one with this id is not run, whatever it holds: what is shown is the first.
+        if let Entry::Vacant(place) = self.goals.entry(id.clone()) {
+            place.insert(GoalView {
+                goal,
+                agent: None,
+                is_started: false,
+                results: Vec::new(),
+                refused: None,
+                offset,
+            });
+            self.goals_by_offset.insert(offset, id);
+            self.open_goals += 1;
+        }
+    }
+
+    fn take_result(&mut self, result: GoalResult) {
+        let id = result.goal.clone();
+        let Some(goal) = self.goals.get_mut(&id) else {
+            self.contradict(format!("goal {id} ended and was never published"));
+            return;
+        };
+        let was_open = goal.is_open();
+        let has_ended = !goal.results.is_empty();
+        goal.results.push(result);
+        if has_ended {
+            self.contradict(format!("goal {id} ended more than once"));
+        } else if was_open {
+            self.close(id);
+        }
+    }
+
+    fn refuse(&mut self, id: GoalId, reason: String) {
+        let Some(goal) = self.goals.get_mut(&id) else { return };
+        let was_open = goal.is_open();
+        goal.refused = Some(reason);
+        if was_open {
+            self.close(id);
+        }
+    }
+
+    /// A goal is over.
+    fn close(&mut self, id: GoalId) {
+        self.open_goals -= 1;
+        let kept = self.keep.map(|keep| keep.goals_ended);
+        if let Some(oldest) = aged(kept, &mut self.ages.goals_ended, id)
+            && let Some(goal) = self.goals.remove(&oldest)
+        {
+            self.goals_by_offset.remove(&goal.offset);
+        }
+    }
+
+    fn contradict(&mut self, contradiction: String) {
+        if self.keep.is_none_or(|keep| self.contradictions.len() < keep.contradictions) {
+            self.contradictions.push(contradiction);
+        }
+    }
+
     fn take_recovery(&mut self, time: Timestamp, recovery: Recovery) {
-        let seam =
-            self.recoveries.entry(recovery.recovery).or_insert_with(|| SeamView { phases: Vec::new() });
+        let id = recovery.recovery;
+        if !self.recoveries.contains_key(&id)
+            && let Some(oldest) = aged(self.keep.map(|keep| keep.healing), &mut self.ages.recoveries, id)
+        {
+            self.recoveries.remove(&oldest);
+        }
+        let seam = self.recoveries.entry(id).or_insert_with(|| SeamView { phases: Vec::new() });
         // The recoverer may have closed it at its deadline before the agent told its own end: the first end counts.
         if seam.last().is_none_or(|last| !last.phase.is_terminal()) {
             seam.phases.push((time, recovery));
@@ -184,10 +300,11 @@ impl RunView {
     }
 
     fn take_journal(&mut self, agent: AgentId, sequence: u64, event: &AgentEvent) {
-        let view = self.agents.entry(agent.clone()).or_default();
-        if sequence != view.sequence + 1 {
-            self.contradictions.push(format!("journal of {agent}: {sequence} follows {}", view.sequence));
+        let last = self.agents.get(&agent).map_or(0, |view| view.sequence);
+        if sequence != last + 1 {
+            self.contradict(format!("journal of {agent}: {sequence} follows {last}"));
         }
+        let view = self.agents.entry(agent.clone()).or_default();
         view.sequence = sequence;
         match event {
             AgentEvent::Created { kind, .. } => view.kind = kind.to_string(),
@@ -223,4 +340,11 @@ impl RunView {
             _ => {}
         }
     }
+}
+
+/// Notes the newest, where something has to go to keep `kept` of them; returns what goes.
+fn aged<T>(kept: Option<usize>, ages: &mut VecDeque<T>, newest: T) -> Option<T> {
+    let kept = kept?;
+    ages.push_back(newest);
+    if ages.len() > kept { ages.pop_front() } else { None }
 }

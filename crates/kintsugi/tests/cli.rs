@@ -136,10 +136,11 @@ fn help_names_the_commands_that_are_promised() {
             "doctor",
             "completions",
         ],
-        &["up", "topics", "models", "chaos", "completions"],
+        &["topics", "chaos"],
     );
-    check(&["goals", "--help"], &["publish", "list", "show"], &["publish"]);
-    check(&["agents", "--help"], &["list", "show"], &[]);
+    check(&["goals", "--help"], &["publish", "list", "show"], &[]);
+    check(&["agents", "--help"], &["list", "show", "resume"], &[]);
+    check(&["models", "--help"], &["list", "inspect", "pull"], &["pull"]);
 }
 
 #[test]
@@ -170,11 +171,29 @@ fn help_names_the_flags_that_are_promised() {
         ],
         &["--chaos"],
     );
+    check(
+        &["up"],
+        &[
+            "--listen",
+            "--print-config",
+            "--agents",
+            "--slots",
+            "--memory-budget",
+            "--model",
+            "--seed",
+            "--data-dir",
+            "--log",
+            "--mode",
+            "--format",
+            "--quiet",
+        ],
+        &[],
+    );
     check(&["goals", "list"], &["--data-dir", "--format"], &[]);
     check(&["goals", "show"], &["--data-dir", "--format"], &[]);
     check(&["agents", "list"], &["--data-dir", "--format"], &[]);
-    check(&["agents", "show"], &["--data-dir", "--format", "--at"], &["--at"]);
-    check(&["seams"], &["--agent", "--data-dir", "--format"], &[]);
+    check(&["agents", "show"], &["--data-dir", "--format", "--at"], &[]);
+    check(&["seams"], &["--agent", "--explain", "--data-dir", "--format"], &[]);
     check(&["watch"], &["--from-beginning", "--until-end", "--log", "--data-dir"], &[]);
     check(&["doctor"], &["--format"], &[]);
 }

@@ -5,17 +5,18 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use kintsugi_eventlog::{Append, Committed, EventLog, LogError, NewRecord};
-use kintsugi_events::{Envelope, Event, Goal, Payload, Subject};
+use kintsugi_eventlog::{Append, Committed, EventLog, NewRecord};
+use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::{BackendFactory, EngineReport, SchedulerConfig, SchedulerStats, StartError};
 use kintsugi_tools::Registry;
-use kintsugi_types::{AgentId, Clock, GoalId, Invariants, NameError, SystemIds};
+use kintsugi_types::{AgentId, Clock, GoalId, Invariants, TenantId};
 use tracing::{error, info};
 
 use crate::agent_actor::DeathGuard;
 use crate::config::NodeConfig;
 use crate::context::NodeContext;
 use crate::partition::{EngineNews, Partition, ResumeAgent};
+use crate::publish::{PublishError, goal_event};
 use crate::restore::{RestoreError, Restored, restore};
 use crate::stage::{Stage, StageActor};
 use crate::stages::{DiagnoseStage, MonitorStage, RecoverStage};
@@ -23,7 +24,7 @@ use crate::status::StatusSnapshot;
 use crate::store::StoreError;
 
 /// The one partition of the embedded log.
-const PARTITION: u32 = 0;
+pub const PARTITION: u32 = 0;
 
 /// How often one part of the node may die within [`DEATHS_WINDOW_S`] before the node gives up.
 const DEATHS_MAX: usize = 20;
@@ -49,17 +50,6 @@ pub enum NodeError {
     /// Its thread ended before it was up.
     #[error("the node's thread ended while it started")]
     Died,
-}
-
-/// Why a goal was not acknowledged.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// The log did not take it.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// It has no key to be filed under.
-    #[error(transparent)]
-    Name(#[from] NameError),
 }
 
 /// What a node is made from.
@@ -127,32 +117,23 @@ impl Node {
     pub fn publish(&self, goals: &[Goal]) -> Result<Committed, PublishError> {
         let mut records = Vec::with_capacity(goals.len());
         for goal in goals {
-            records.push(NewRecord::from_event(&self.goal_event(goal)?, PARTITION)?);
+            let event = goal_event(goal, self.context.clock.as_ref())?;
+            records.push(NewRecord::from_event(&event, PARTITION)?);
         }
         let committed = self.context.log.append_wait(&Append { records, positions: Vec::new() })?;
         self.root.do_send(Nudge);
         Ok(committed)
     }
 
-    fn goal_event(&self, goal: &Goal) -> Result<Event, NameError> {
-        let mut ids = SystemIds;
-        // The agent's partition, else that of tenant and goal.
-        let key = match (&goal.agent, &goal.id) {
-            (Some(agent), _) => agent.clone(),
-            // A key that is too long together is the tenant's: it only says what is kept in order.
-            (None, Some(id)) => AgentId::new(format!("{}/{id}", goal.tenant))
-                .or_else(|_| AgentId::new(goal.tenant.as_str()))?,
-            (None, None) => AgentId::new(goal.tenant.as_str())?,
-        };
-        let source = "/kintsugi/goals".into();
-        let mut envelope = Envelope::new(&mut ids, source, Subject::Agent(key), self.context.clock.now());
-        envelope.tenant = goal.tenant.clone();
-        envelope.goal = match &goal.id {
-            Some(id) => Some(id.clone()),
-            None => Some(GoalId::new(format!("goal-{}", envelope.id.as_uuid().as_simple()))?),
-        };
-        let goal = Goal { id: envelope.goal.clone(), ..goal.clone() };
-        Ok(Event { envelope, payload: Payload::Goal(Box::new(goal)) })
+    /// The content that was taken under this id, see [`content_of`](crate::publish::content_of); `agent` is the one
+    /// that the goal named. Reads the cache, so it lags behind the log.
+    pub fn known_goal(
+        &self,
+        tenant: &TenantId,
+        agent: Option<&AgentId>,
+        id: &GoalId,
+    ) -> Result<Option<u64>, StoreError> {
+        Ok(self.context.store.goal(tenant, agent, id)?.map(|known| known.content))
     }
 
     /// What is going on.

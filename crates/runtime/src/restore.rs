@@ -10,6 +10,7 @@ use kintsugi_types::{AgentId, AgentKind, Invariant, NameError, TenantId};
 use tracing::{info, warn};
 
 use crate::context::NodeContext;
+use crate::publish::content_of;
 use crate::store::{KnownGoal, StoreError};
 
 /// Why an agent or a node cannot come back.
@@ -203,7 +204,7 @@ fn fold_record(
     if let AgentEvent::GoalAccepted { goal } = &**agent_event
         && let Some(id) = &goal.id
     {
-        let content = crate::partition::content_of(goal);
+        let content = content_of(goal);
         goals.put_goal(&goal.tenant, goal.agent.as_ref(), id, KnownGoal { content });
     }
     if !states.contains_key(agent) {

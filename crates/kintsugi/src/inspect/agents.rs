@@ -1,58 +1,18 @@
 //! `agents list` and `agents show`.
 
-use kintsugi_events::{Recovery, Subject};
 use kintsugi_types::{AgentId, Score};
-use serde_json::{Value, json};
 
-use super::{document, entry, line, view};
+use super::{document, entry, json_line, line, view};
 use crate::cli::{AgentArguments, Format, Where};
+use crate::documents::{AgentDocument, last_seams};
 use crate::failure::Failure;
 use crate::view::{AgentView, RunView};
-
-/// How many of an agent's seams are shown with it.
-const SEAMS_SHOWN: usize = 5;
-
-/// The newest recoveries of an agent, newest first.
-fn last_seams<'a>(id: &AgentId, run: &'a RunView) -> impl Iterator<Item = &'a Recovery> {
-    run.recoveries
-        .values()
-        .filter_map(|seam| seam.last())
-        .filter(move |recovery| matches!(&recovery.agent, Subject::Agent(of) if of == id))
-        .rev()
-        .take(SEAMS_SHOWN)
-}
-
-fn told(id: &AgentId, agent: &AgentView, run: &RunView) -> Value {
-    let seams: Vec<Value> = last_seams(id, run)
-        .map(|recovery| {
-            json!({
-                "recovery": recovery.recovery,
-                "fault_type": recovery.fault_type,
-                "action": recovery.action,
-                "phase": recovery.phase,
-            })
-        })
-        .collect();
-    json!({
-        "agent": id,
-        "kind": agent.kind,
-        "state": agent.shown(),
-        "health": agent.last_metric.as_ref().map(|metric| metric.health),
-        "scores": agent.last_metric.as_ref().map(|metric| metric.scores),
-        "goal": agent.current,
-        "queued": agent.queued,
-        "goals_ended": agent.goals_ended,
-        "sequence": agent.sequence,
-        "quarantined": agent.quarantined,
-        "seams": seams,
-    })
-}
 
 pub(crate) fn list(place: &Where) -> Result<(), Failure> {
     let run = view(place)?;
     for (id, agent) in &run.agents {
         match place.format {
-            Format::Json => line(&told(id, agent, &run).to_string())?,
+            Format::Json => json_line(&AgentDocument::of(id, agent, &run))?,
             Format::Text => {
                 let health = agent.last_metric.as_ref().map_or(1.0, |metric| metric.health.get());
                 let goal = agent.current.as_ref().map_or("-", AsRef::as_ref);
@@ -69,6 +29,9 @@ pub(crate) fn list(place: &Where) -> Result<(), Failure> {
 }
 
 pub(crate) fn show(arguments: &AgentArguments) -> Result<(), Failure> {
+    if let Some(at) = arguments.at {
+        return super::at::show(&arguments.id, at, &arguments.place);
+    }
     let run = view(&arguments.place)?;
     let (id, agent) = run.agents.get_key_value(arguments.id.as_str()).ok_or_else(|| {
         Failure::usage(format_args!(
@@ -77,13 +40,13 @@ pub(crate) fn show(arguments: &AgentArguments) -> Result<(), Failure> {
         ))
     })?;
     match arguments.place.format {
-        Format::Json => document(&told(id, agent, &run)),
+        Format::Json => document(&AgentDocument::of(id, agent, &run)),
         Format::Text => write(id, agent, &run),
     }
 }
 
 /// One agent for a person: what it does, how well it is, and how it was mended.
-fn write(id: &AgentId, agent: &AgentView, run: &RunView) -> Result<(), Failure> {
+pub(super) fn write(id: &AgentId, agent: &AgentView, run: &RunView) -> Result<(), Failure> {
     entry("agent", id.as_ref())?;
     entry("kind", &agent.kind)?;
     entry("state", agent.shown())?;

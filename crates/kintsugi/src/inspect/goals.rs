@@ -1,45 +1,18 @@
 //! `goals list` and `goals show`.
 
 use kintsugi_events::GoalResult;
-use serde_json::{Value, json};
 
-use super::{document, entry, line, plain, view};
+use super::{document, entry, json_line, line, plain, view};
 use crate::cli::{Format, GoalArguments, Where};
+use crate::documents::{GoalDocument, goal_state as state};
 use crate::failure::Failure;
 use crate::view::GoalView;
-
-/// What a goal is at, in one word.
-fn state(goal: &GoalView) -> &'static str {
-    match goal.results.first() {
-        Some(result) => match result.status {
-            kintsugi_events::GoalStatus::Completed => "completed",
-            kintsugi_events::GoalStatus::Partial => "partial",
-            kintsugi_events::GoalStatus::Failed => "failed",
-        },
-        None if goal.refused.is_some() => "refused",
-        None if goal.is_started => "running",
-        None if goal.agent.is_some() => "queued",
-        None => "published",
-    }
-}
-
-fn told(id: &str, goal: &GoalView) -> Value {
-    json!({
-        "id": id,
-        "state": state(goal),
-        "kind": goal.goal.kind,
-        "agent": goal.agent,
-        "text": goal.goal.text,
-        "result": goal.results.first(),
-        "refused": goal.refused,
-    })
-}
 
 pub(crate) fn list(place: &Where) -> Result<(), Failure> {
     let view = view(place)?;
     for (id, goal) in &view.goals {
         match place.format {
-            Format::Json => line(&told(id.as_str(), goal).to_string())?,
+            Format::Json => json_line(&GoalDocument::of(id.as_str(), goal))?,
             Format::Text => {
                 let text: String = plain(&goal.goal.text).chars().take(60).collect();
                 let agent = goal.agent.as_ref().map_or("-", AsRef::as_ref);
@@ -56,7 +29,7 @@ pub(crate) fn show(arguments: &GoalArguments) -> Result<(), Failure> {
         Failure::usage(format_args!("there is no goal {}: `kintsugi goals list` names them", arguments.id))
     })?;
     match arguments.place.format {
-        Format::Json => document(&told(&arguments.id, goal)),
+        Format::Json => document(&GoalDocument::of(&arguments.id, goal)),
         Format::Text => write(&arguments.id, goal),
     }
 }

@@ -1,6 +1,8 @@
 //! Looking at a run from outside: read from its log alone, whether it still runs or not.
 
 pub(crate) mod agents;
+mod at;
+mod explain;
 pub(crate) mod goals;
 pub(crate) mod seams;
 pub(crate) mod watch;
@@ -9,7 +11,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use kintsugi_eventlog::embedded::ReadOnlyLog;
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::cli::Where;
 use crate::failure::{Explain, Failure};
@@ -37,8 +39,13 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
 }
 
 /// Writes a document to stdout.
-pub(crate) fn document(value: &Value) -> Result<(), Failure> {
+pub(crate) fn document(value: &impl Serialize) -> Result<(), Failure> {
     line(&serde_json::to_string_pretty(value).map_err(Failure::job)?)
+}
+
+/// Writes a document as one line to stdout.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    line(&serde_json::to_string(value).map_err(Failure::job)?)
 }
 
 /// How wide the names of entries are.

@@ -3,11 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use kintsugi_eventlog::{LogReader as _, Record};
-use serde_json::Value;
+use kintsugi_eventlog::LogReader as _;
 
 use super::{line, open};
 use crate::cli::WatchArguments;
+use crate::documents::cloud_event;
 use crate::failure::Failure;
 use crate::run_folder::only_embedded;
 
@@ -24,7 +24,7 @@ pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
             if !arguments.topics.contains(&record.topic) {
                 return ControlFlow::Continue(());
             }
-            match cloud_event(&record).and_then(|event| line(&event.to_string())) {
+            match cloud_event(&record).map_err(Failure::outside).and_then(|event| line(&event.to_string())) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(failure) => {
                     failed = Some(failure);
@@ -40,16 +40,4 @@ pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
         }
         log.wait_past(next, WAIT);
     }
-}
-
-/// The event in the CloudEvents JSON format with its place added.
-fn cloud_event(record: &Record) -> Result<Value, Failure> {
-    let event = record.to_event().map_err(Failure::outside)?;
-    let mut document = event.to_cloud_event();
-    if let Some(members) = document.as_object_mut() {
-        members.insert("topic".to_owned(), record.topic.name().into());
-        members.insert("partition".to_owned(), record.partition.into());
-        members.insert("offset".to_owned(), record.offset.into());
-    }
-    Ok(document)
 }

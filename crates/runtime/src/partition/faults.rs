@@ -12,8 +12,8 @@ use kintsugi_tools::{ToolError, ToolOutput};
 use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds};
 use tracing::error;
 
-use super::goals::content_of;
 use crate::context::NodeContext;
+use crate::publish::content_of;
 
 /// For so many steps a stuck model repeats itself, unless a recovery changes its context.
 const STUCK_STEPS: u32 = 3;

@@ -11,6 +11,7 @@ use tracing::{error, warn};
 
 use super::slot::{Item, Origin};
 use super::{Partition, goal_id_from};
+use crate::publish::content_of;
 use crate::store::{KnownGoal, StoreBatch};
 
 /// Goals that are on their way to an agent at the same time; further ones wait in the log.
@@ -250,11 +251,4 @@ fn goal_key(goal: &Goal) -> Vec<u8> {
 
 fn key_of(tenant: &TenantId, agent: Option<&AgentId>, id: &GoalId) -> Vec<u8> {
     [tenant.as_str(), agent.map_or("", AgentId::as_str), id.as_str()].join("\0").into_bytes()
-}
-
-/// First eight bytes of the BLAKE3 of a goal without its id and expectation: what two copies have in common.
-pub(crate) fn content_of(goal: &Goal) -> u64 {
-    let content = serde_json::to_vec(&Goal { id: None, expect: None, ..goal.clone() }).unwrap_or_default();
-    let hash = blake3::hash(&content);
-    hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

@@ -40,7 +40,6 @@ use crate::node::Break;
 use crate::restore::Restored;
 
 pub(crate) use self::engine::EngineNews;
-pub(crate) use self::goals::content_of;
 
 /// How often positions and the replay mark are brought up to date where no frame carries them.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);

@@ -1,0 +1,36 @@
+//! `GET /healthz` and `GET /readyz`.
+
+use actix_web::{HttpResponse, web};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::api::Api;
+use super::problem::Problem;
+
+/// Whether the process lives.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Health")]
+pub(super) struct HealthDocument {
+    /// `ok`.
+    status: &'static str,
+    /// The program's version.
+    version: &'static str,
+}
+
+fn ok() -> HttpResponse {
+    HttpResponse::Ok().json(HealthDocument { status: "ok", version: env!("CARGO_PKG_VERSION") })
+}
+
+/// The process lives and answers.
+pub(super) async fn live() -> HttpResponse {
+    ok()
+}
+
+/// The node takes goals and works them.
+pub(super) async fn ready(api: web::Data<Api>) -> Result<HttpResponse, Problem> {
+    let node = api.node()?;
+    if node.has_ended() {
+        return Err(Problem::unavailable("the node ended: restart it"));
+    }
+    Ok(ok())
+}

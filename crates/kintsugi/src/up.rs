@@ -1,0 +1,198 @@
+//! `kintsugi up DIR`: the same node as `run` has, long-lived, with its HTTP API.
+
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix_web::web;
+use kintsugi_eventlog::embedded::Options;
+use kintsugi_eventlog::{EmbeddedLog, LogReader as _};
+use kintsugi_runtime::Node;
+use kintsugi_types::{Clock as _, SystemClock, TenantId};
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+
+use crate::cli::{Format, UpArguments};
+use crate::example::{self, Example};
+use crate::failure::{Failure, FailureKind};
+use crate::http::{self, Access, Api, Intake, Server};
+use crate::inspect::json_line;
+use crate::live::{Follower, Live};
+use crate::model;
+use crate::node_parts::node_parts;
+use crate::run_folder::{RunFolder, find_or_begin_node, only_embedded};
+use crate::settings::{self, Resolved, Settings};
+use crate::settings_shown;
+use crate::signals::{Ending, Signals};
+
+/// How often the command looks at signals and at the node.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
+    only_embedded(&arguments.node.log)?;
+    let dir = arguments.dir.as_path();
+    let name = example::name_of(dir)?;
+    let resolved = settings::resolve(&dir.join("kintsugi.toml"), &arguments.node, arguments.listen.as_ref())?;
+    if arguments.print_config {
+        return settings_shown::show(&resolved, arguments.node.format);
+    }
+    let Resolved { settings, .. } = resolved;
+    let address = http::resolve(&settings.http.listen)?;
+    let access = Access::resolve(&settings.http, dir, &address)?;
+    let listener = http::bind(&address)?;
+    let address = listener.local_addr().unwrap_or(address);
+    // Before any thread is started, for it settles how many compute.
+    let (backend, mut probe) = model::factory(&settings.model, settings.node.slots)?;
+    let signals = Signals::listen()?;
+    let mut folder = find_or_begin_node(arguments.node.data_dir.as_deref(), &name, settings.node.seed)?;
+    // Its lock keeps every other process out of the folder from here on.
+    let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
+    folder.check_unchanged()?;
+    let (live, follower) = Live::follow(log.clone())?;
+    let files = folder.path.join("files");
+    example::copy_data(dir, &files, folder.is_resumed)?;
+    let example = example::load(dir, &files, &settings, arguments.node.agents, &mut probe)?;
+    // Its memory is the engine's that works.
+    drop(probe);
+    let tenant = TenantId::default();
+    let api = web::Data::new(api(&log, &live, access, &settings, &example, &tenant));
+    // From here on probes are answered; goals are taken when the node has come back to where it was.
+    let server = Server::start(listener, api.clone())?;
+    wait_for_view(&live, log.as_ref());
+    agree_on_config(&mut folder, &example, &live)?;
+    let parts =
+        node_parts(&settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
+    let node = Arc::new(Node::start(parts).map_err(Failure::outside)?);
+    // It was empty: there is one node.
+    let _ = api.node.set(node.clone());
+    announce(arguments, &folder, &example, &address)?;
+    let ending = serve(&node, &server, &signals, arguments.node.quiet);
+    stop(server, api, follower, node);
+    let open = live.view().open_goals();
+    let last_words = format!("stopped with {open} goals open; the same command goes on");
+    match ending? {
+        Ending::Interrupted => Err(Failure::interrupted(last_words)),
+        Ending::Terminated => {
+            say(arguments.node.quiet, &last_words);
+            Ok(())
+        }
+    }
+}
+
+fn api(
+    log: &Arc<EmbeddedLog>,
+    live: &Arc<Live>,
+    access: Access,
+    settings: &Settings,
+    example: &Example,
+    tenant: &TenantId,
+) -> Api {
+    Api {
+        log: log.clone(),
+        live: live.clone(),
+        node: OnceLock::new(),
+        access,
+        intake: Intake::default(),
+        settings: settings.http.clone(),
+        tenant: tenant.clone(),
+        kinds: example.kinds.keys().cloned().collect(),
+        population: example.population.clone(),
+        streams: AtomicUsize::new(0),
+        is_closing: watch::Sender::new(false),
+        look_up: Semaphore::new(1),
+    }
+}
+
+/// Waits until the view holds what the log held when it was opened.
+fn wait_for_view(live: &Live, log: &EmbeddedLog) {
+    let end = log.end_lsn();
+    while live.seen() < end {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// A goal keeps the configuration that it began with: while one is open, nothing may change that goals depend on.
+fn agree_on_config(folder: &mut RunFolder, example: &Example, live: &Live) -> Result<(), Failure> {
+    let open = live.view().open_goals();
+    if folder.is_resumed && folder.manifest.config_hash != example.config_hash && open > 0 {
+        return Err(Failure::usage(format_args!(
+            "the configuration has changed and {open} goals in {} began with the old one: take the change back \
+             until they have ended, or begin anew with --data-dir NEW",
+            folder.path.display()
+        )));
+    }
+    folder.manifest.config_hash.clone_from(&example.config_hash);
+    folder.manifest.started_at = SystemClock.now();
+    folder.save()
+}
+
+fn announce(
+    arguments: &UpArguments,
+    folder: &RunFolder,
+    example: &Example,
+    address: &SocketAddr,
+) -> Result<(), Failure> {
+    let path = folder.path.as_path();
+    let agents: u32 = example.population.iter().map(|kind| kind.count).sum();
+    let url = format!("http://{address}");
+    if arguments.node.format == Format::Json {
+        json_line(&json!({
+            "url": url,
+            "example": example.name,
+            "data_dir": path,
+            "agents": agents,
+            "resumed": folder.is_resumed,
+        }))?;
+    }
+    let verb = if folder.is_resumed { "going on with" } else { "serving" };
+    let words =
+        format!("{verb} {}: {agents} agents, listening on {url}, in {}", example.name, path.display());
+    say(arguments.node.quiet, &words);
+    Ok(())
+}
+
+/// Looks after the node until it shall end.
+fn serve(node: &Node, server: &Server, signals: &Signals, is_quiet: bool) -> Result<Ending, Failure> {
+    loop {
+        let status = node.status();
+        for line in &status.seam_lines {
+            say(is_quiet, &format!("mended  {line}"));
+        }
+        if let Some(reason) = &status.log_failure {
+            return Err(Failure::outside(format_args!(
+                "the node stopped: {reason}; what was acknowledged is safe, the same command goes on"
+            )));
+        }
+        if node.has_ended() {
+            return Err(Failure::job("the node ended by itself; the same command goes on"));
+        }
+        if server.has_ended() {
+            return Err(Failure {
+                kind: FailureKind::Outside,
+                message: "the HTTP server ended by itself, see the log; the same command goes on".to_owned(),
+            });
+        }
+        if let Some(ending) = signals.heard() {
+            return Ok(ending);
+        }
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+}
+
+/// First the requests end, then the node, then what follows the log: nothing meets what is gone.
+fn stop(server: Server, api: web::Data<Api>, follower: Follower, node: Arc<Node>) {
+    drop(server);
+    drop(api);
+    if let Some(node) = Arc::into_inner(node) {
+        node.stop();
+    }
+    drop(follower);
+}
+
+#[expect(clippy::print_stderr, reason = "this is the command line")]
+fn say(is_quiet: bool, line: &str) {
+    if !is_quiet {
+        eprintln!("{line}");
+    }
+}

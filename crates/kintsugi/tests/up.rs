@@ -1,0 +1,19 @@
+//! A long-lived node through the program that a user runs and the HTTP API that others ask.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+#[path = "up/access.rs"]
+mod access;
+#[path = "up/answers.rs"]
+mod answers;
+#[path = "up/commands.rs"]
+mod commands;
+mod common;
+#[path = "up/crash.rs"]
+mod crash;
+#[path = "up/events.rs"]
+mod events;
+#[path = "up/node.rs"]
+mod node;
+#[path = "up/watching.rs"]
+mod watching;

@@ -1,0 +1,46 @@
+//! From a goal to its event on the topic, the same for everyone who publishes.
+
+use kintsugi_eventlog::LogError;
+use kintsugi_events::{Envelope, Event, Goal, Payload, Subject};
+use kintsugi_types::{AgentId, Clock, GoalId, NameError, SystemIds};
+
+/// Why a goal was not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The log did not take it.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// It has no key to be filed under.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// The event that publishes `goal`. Where it has no id it gets one, made from the event's.
+pub fn goal_event(goal: &Goal, clock: &dyn Clock) -> Result<Event, NameError> {
+    let mut ids = SystemIds;
+    // The agent's partition, else that of tenant and goal.
+    let key = match (&goal.agent, &goal.id) {
+        (Some(agent), _) => agent.clone(),
+        // A key that is too long together is the tenant's: it only says what is kept in order.
+        (None, Some(id)) => {
+            AgentId::new(format!("{}/{id}", goal.tenant)).or_else(|_| AgentId::new(goal.tenant.as_str()))?
+        }
+        (None, None) => AgentId::new(goal.tenant.as_str())?,
+    };
+    let source = "/kintsugi/goals".into();
+    let mut envelope = Envelope::new(&mut ids, source, Subject::Agent(key), clock.now());
+    envelope.tenant = goal.tenant.clone();
+    envelope.goal = match &goal.id {
+        Some(id) => Some(id.clone()),
+        None => Some(GoalId::new(format!("goal-{}", envelope.id.as_uuid().as_simple()))?),
+    };
+    let goal = Goal { id: envelope.goal.clone(), ..goal.clone() };
+    Ok(Event { envelope, payload: Payload::Goal(Box::new(goal)) })
+}
+
+/// First eight bytes of the BLAKE3 of a goal without its id and expectation: what two copies have in common.
+pub fn content_of(goal: &Goal) -> u64 {
+    let content = serde_json::to_vec(&Goal { id: None, expect: None, ..goal.clone() }).unwrap_or_default();
+    let hash = blake3::hash(&content);
+    hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
