@@ -143,6 +143,7 @@ mod tests {
     fn waiting(ticket: u64, agent: &str, goal_started: bool, urgency: f64) -> Waiting<()> {
         let request = LeaseRequest {
             agent: AgentId::new(agent).unwrap(),
+            tenant: kintsugi_types::TenantId::default(),
             urgency: Score::new(urgency),
             prompt_tokens_estimate: 10,
             tokens_max: 5,

@@ -94,6 +94,7 @@ impl Partition {
         let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
         let lease = LeaseRequest {
             agent: agent.clone(),
+            tenant: goal.tenant.clone(),
             urgency: goal.urgency,
             prompt_tokens_estimate: u32::try_from(bytes / 4).unwrap_or(u32::MAX),
             tokens_max,
