@@ -77,8 +77,8 @@ fn run(seed: u64) {
         let mut config = SchedulerConfig { slots: SLOTS, queue_max: 24, ..config() };
         config.rebuild.attempts_max = u32::MAX;
         let mut node = Node::start(&config, Stage::shaped(shape));
-        node.handle.ready().await.unwrap();
-        let warm = node.handle.stats().memory;
+        let is_warm = |stats: &SchedulerStats| stats.memory.weights > ByteCount(0);
+        let warm = node.handle.wait_until(is_warm).await.unwrap().memory;
         let mut chance = Chance(seed);
         let mut outstanding: VecDeque<Outstanding> = VecDeque::new();
         let mut held = Vec::new();
