@@ -188,7 +188,7 @@ impl GpuScheduler {
         }
     }
 
-    /// Gives free slots to those who wait, first come in the queue's order.
+    /// Gives free slots to those who wait, in the queue's order.
     fn serve(&mut self, context: &mut Context<Self>) {
         while self.table.len() < self.slots {
             let Some(waiting) = self.queue.pop() else { break };
@@ -377,7 +377,8 @@ impl Handler<Acquire> for GpuScheduler {
             self.publish();
             return;
         }
-        if let Err(waiting) = self.queue.push(Waiting { ticket, request, answer }) {
+        let waiting = Waiting { ticket, request, answer };
+        if let Err(waiting) = self.queue.push(waiting, Instant::now(), self.clock.now()) {
             let tokens_ahead = self.queue.tokens() + waiting.request.tokens();
             let retry_after = self.engine_picture.borrow().pace.retry_after(tokens_ahead, self.slots);
             let reason = RefusalReason::QueueFull { queue_max: self.queue_max };

@@ -23,6 +23,8 @@ pub struct LeaseRequest {
     pub tokens_max: u32,
     /// Whether the goal is in progress; such goals go before new ones.
     pub goal_started: bool,
+    /// When the answer is of no more use. A near one goes before urgency.
+    pub deadline: Option<Timestamp>,
 }
 
 impl LeaseRequest {

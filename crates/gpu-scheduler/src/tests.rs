@@ -131,6 +131,7 @@ fn ask(name: &str) -> LeaseRequest {
         prompt_tokens_estimate: 10,
         tokens_max: 10,
         goal_started: false,
+        deadline: None,
     }
 }
 

@@ -99,6 +99,7 @@ impl Partition {
             prompt_tokens_estimate: u32::try_from(bytes / 4).unwrap_or(u32::MAX),
             tokens_max,
             goal_started: !prompt.is_first_step,
+            deadline: goal.deadline,
         };
         let node = self.node.clone();
         let agent = agent.clone();
