@@ -1,6 +1,7 @@
 //! The one actor that stands between everyone and the engine. It keeps the leases and the queue; what computes
 //! is on a thread of its own and reports here.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle};
 use chrono::TimeDelta;
-use kintsugi_types::{Clock, IdSource, Invariants, LeaseId, Timestamp};
+use kintsugi_types::{AgentId, Clock, IdSource, Invariants, LeaseId, Timestamp};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -81,6 +82,9 @@ pub struct GpuScheduler {
     expiries: Expiries,
     /// When the timer fires that looks at `expiries`; it may fire in vain.
     timer: Option<(Instant, SpawnHandle)>,
+    /// Agents whose keys and values are to be dropped; sent when the engine has done so with the last it was sent.
+    forgetting: BTreeSet<AgentId>,
+    is_forgetting: bool,
     engine: Engine,
     epoch: u64,
     /// Closing it ends the engine thread.
@@ -151,6 +155,8 @@ impl GpuScheduler {
                 table: LeaseTable::default(),
                 expiries: Expiries::default(),
                 timer: None,
+                forgetting: BTreeSet::new(),
+                is_forgetting: false,
                 engine: Engine::Away,
                 epoch: 0,
                 commands,
@@ -186,7 +192,7 @@ impl GpuScheduler {
         }
     }
 
-    /// Gives free slots to those who wait, first come in the queue's order.
+    /// Gives free slots to those who wait, in the queue's order.
     fn serve(&mut self, context: &mut Context<Self>) {
         while self.table.len() < self.slots {
             let Some(waiting) = self.queue.pop() else { break };
@@ -204,7 +210,7 @@ impl GpuScheduler {
         let id = LeaseId::new(self.ids.as_mut());
         let state = LeaseState { epoch: self.epoch, deadline: self.deadline(), ended: None };
         let (sender, receiver) = watch::channel(state);
-        self.table.open(id, request.agent.clone(), sender);
+        self.table.open(id, request, sender);
         if self.engine == Engine::Up {
             self.age(id, context);
         }
@@ -268,6 +274,15 @@ impl GpuScheduler {
             let reason = "the engine takes no more work".to_owned();
             let _ = job.answer.send(Err(ThinkError::EngineFault { reason }));
             self.table.ended(job.lease, job.id);
+        }
+    }
+
+    /// Sends the engine whom to forget, one list at a time.
+    fn forget(&mut self) {
+        if !self.is_forgetting && !self.forgetting.is_empty() {
+            self.is_forgetting = true;
+            let agents = std::mem::take(&mut self.forgetting);
+            self.tell(Some(Command::Forget(agents.into_iter().collect())));
         }
     }
 
@@ -366,7 +381,8 @@ impl Handler<Acquire> for GpuScheduler {
             self.publish();
             return;
         }
-        if let Err(waiting) = self.queue.push(Waiting { ticket, request, answer }) {
+        let waiting = Waiting { ticket, request, answer };
+        if let Err(waiting) = self.queue.push(waiting, Instant::now(), self.clock.now()) {
             let tokens_ahead = self.queue.tokens() + waiting.request.tokens();
             let retry_after = self.engine_picture.borrow().pace.retry_after(tokens_ahead, self.slots);
             let reason = RefusalReason::QueueFull { queue_max: self.queue_max };
@@ -422,6 +438,8 @@ impl Handler<ReleaseAgent> for GpuScheduler {
         for lease in self.table.ids_of(&agent) {
             self.close(lease, Some(ThinkError::Cancelled));
         }
+        self.forgetting.insert(agent);
+        self.forget();
         self.serve(context);
     }
 }
@@ -435,6 +453,10 @@ impl Handler<EngineEvent> for GpuScheduler {
                 let command = self.table.ended(lease, request);
                 self.tell(command);
                 self.serve(context);
+            }
+            EngineEvent::Forgotten => {
+                self.is_forgetting = false;
+                self.forget();
             }
             EngineEvent::Faulted => {
                 // A lease does not age while there is nothing to use it on.

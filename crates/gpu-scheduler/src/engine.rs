@@ -36,7 +36,8 @@ pub(crate) fn spawn(
     config: &SchedulerConfig,
     parts: EngineParts,
 ) -> std::io::Result<(SyncSender<Command>, JoinHandle<()>)> {
-    let commands_max = config.slots.saturating_mul(2);
+    // A run and a cancel for each slot, and one list of agents to forget.
+    let commands_max = config.slots.saturating_mul(2).saturating_add(1);
     let (sender, commands) = sync_channel(commands_max);
     let (memory_budget, rebuild) = (config.memory_budget, config.rebuild.clone());
     let thread = std::thread::Builder::new().name("kintsugi-engine".to_owned()).spawn(move || {

@@ -84,8 +84,8 @@ impl SchedulerHandle {
         Ok(Thought { queue_ms: (elapsed_ms - completion.think_ms).max(0.0), completion })
     }
 
-    /// Gives back whatever `agent` holds or waits for: its leases, its calls for one, its running completions.
-    /// What it asks for afterwards is served as ever.
+    /// Gives back whatever `agent` holds or waits for: its leases, its calls for one, its running completions, and the
+    /// keys and values of what it said so far. What it asks for afterwards is served as ever.
     pub fn release_agent(&self, agent: &AgentId) {
         self.desk.do_send(ReleaseAgent(agent.clone()));
     }

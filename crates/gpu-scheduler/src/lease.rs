@@ -1,7 +1,7 @@
 //! The right to run inference on the model for a while.
 
 use actix::Addr;
-use kintsugi_types::{AgentId, Completion, CompletionRequest, LeaseId, Score, Timestamp};
+use kintsugi_types::{AgentId, Completion, CompletionRequest, LeaseId, Score, TenantId, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use crate::actor::GpuScheduler;
@@ -13,7 +13,9 @@ use crate::messages::{Abort, Pending, Release, Submit};
 pub struct LeaseRequest {
     /// Who asks.
     pub agent: AgentId,
-    /// How much it matters; the larger is served first.
+    /// For whom. Agents of different tenants share no keys and values but those of system prompt and tools.
+    pub tenant: TenantId,
+    /// How much it matters; the larger is served first, and keeps its keys and values on the device longest.
     pub urgency: Score,
     /// About how many tokens the prompt has. Read for the time after which a refused caller may try again.
     pub prompt_tokens_estimate: u32,
@@ -21,6 +23,8 @@ pub struct LeaseRequest {
     pub tokens_max: u32,
     /// Whether the goal is in progress; such goals go before new ones.
     pub goal_started: bool,
+    /// When the answer is of no more use. A near one goes before urgency.
+    pub deadline: Option<Timestamp>,
 }
 
 impl LeaseRequest {

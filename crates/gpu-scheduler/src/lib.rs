@@ -17,6 +17,7 @@ pub mod ledger;
 mod messages;
 mod pace;
 mod queue;
+mod residency;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
 pub mod stats;
@@ -31,4 +32,4 @@ pub use error::{Refusal, RefusalReason, ThinkError};
 pub use handle::{SchedulerHandle, Thought};
 pub use lease::{Lease, LeaseRequest};
 pub use ledger::{Discrepancy, Ledger};
-pub use stats::{EngineState, SchedulerStats};
+pub use stats::{EngineState, SchedulerStats, SwapCounts};

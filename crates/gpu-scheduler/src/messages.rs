@@ -2,12 +2,13 @@
 
 use actix::Message;
 use kintsugi_inference::RequestId;
-use kintsugi_types::{AgentId, Completion, CompletionRequest, LeaseId};
+use kintsugi_types::{AgentId, Completion, CompletionRequest, LeaseId, Score};
 use tokio::sync::oneshot;
 
 use crate::error::{Refusal, ThinkError};
 use crate::lease::{Lease, LeaseRequest};
 use crate::queue::Ticket;
+use crate::residency::Owner;
 
 /// Where the answer to a completion goes. Dropped without an answer, the lease's state says why.
 pub(crate) type CompletionAnswer = oneshot::Sender<Result<Completion, ThinkError>>;
@@ -69,6 +70,8 @@ pub(crate) struct Shutdown(pub(crate) oneshot::Sender<()>);
 pub(crate) struct Job {
     pub(crate) id: RequestId,
     pub(crate) lease: LeaseId,
+    pub(crate) owner: Owner,
+    pub(crate) urgency: Score,
     pub(crate) request: CompletionRequest,
     pub(crate) answer: CompletionAnswer,
 }
@@ -80,6 +83,8 @@ pub(crate) enum Command {
     Run(Box<Job>),
     /// Drop this without an answer. Ignored for what has ended.
     Cancel(RequestId),
+    /// Drop the keys and values that these agents left, and say [`EngineEvent::Forgotten`].
+    Forget(Vec<AgentId>),
 }
 
 /// From the engine thread to the actor.
@@ -89,6 +94,8 @@ pub(crate) enum EngineEvent {
     /// A job left the engine. Sent before its caller is answered, so that a lease that the caller then drops is
     /// found idle.
     Ended { lease: LeaseId, request: RequestId },
+    /// What was to be forgotten is.
+    Forgotten,
     /// The engine is away; jobs wait for the next one.
     Faulted,
     /// An engine is up.

@@ -1,11 +1,20 @@
 //! Who waits for a lease, in which order.
+//!
+//! Each call is given a time at which it is due, and who is due first is served first. What is urgent is due soon; all
+//! age alike, so the order of two calls never changes while they wait. Nobody starves: a call is due at most twice
+//! [`PATIENCE`] after it came, and whoever comes after that is due later.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
-use kintsugi_types::{AgentId, Score};
+use kintsugi_types::{AgentId, Timestamp};
+use tokio::time::Instant;
 
 use crate::lease::LeaseRequest;
+
+/// How long the least urgent call lets the most urgent pass that come after it; a new goal waits as long again, for
+/// goals in progress hold memory and pages. Some times what an answer takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Names one call for a lease, so that a caller who goes away can withdraw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,45 +28,21 @@ pub(crate) struct Waiting<A> {
     pub(crate) answer: A,
 }
 
-/// A place in the queue. Fixed when the call arrives.
-#[derive(Debug, Clone, Copy)]
+/// A place in the queue, fixed when the call arrives: who is due first, and of those due at once who came first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    goal_started: bool,
-    urgency: Score,
+    due: Instant,
     arrival: u64,
 }
 
-/// The one place that decides who is served first: goals in progress, then urgency, then who came first.
-///
-/// A rank never changes while it waits. Ageing that is linear in time keeps that: who gains urgency at a common
-/// rate is ordered by urgency minus rate times arrival.
-fn served_first(one: &Rank, other: &Rank) -> Ordering {
-    other
-        .goal_started
-        .cmp(&one.goal_started)
-        .then_with(|| other.urgency.get().total_cmp(&one.urgency.get()))
-        .then_with(|| one.arrival.cmp(&other.arrival))
+/// When a call that comes at `at`, which is `now` on the wall clock, is due.
+fn due(request: &LeaseRequest, at: Instant, now: Timestamp) -> Instant {
+    let patience = PATIENCE.mul_f64(1.0 - request.urgency.get());
+    let patience = if request.goal_started { patience } else { patience + PATIENCE };
+    // Half of the time that is left: the answer takes time as well, and more steps may follow.
+    let left = request.deadline.map(|deadline| (deadline - now).to_std().unwrap_or(Duration::ZERO) / 2);
+    at + left.map_or(patience, |left| left.min(patience))
 }
-
-impl Ord for Rank {
-    fn cmp(&self, other: &Self) -> Ordering {
-        served_first(self, other)
-    }
-}
-
-impl PartialOrd for Rank {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Rank {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Rank {}
 
 /// The bounded queue. Bounded here because an actor's mailbox is not: `do_send` ignores its capacity.
 #[derive(Debug)]
@@ -75,16 +60,18 @@ impl<A> Queue<A> {
         Self { waiting: BTreeMap::new(), ranks: HashMap::new(), waiting_max, arrivals: 0, tokens: 0 }
     }
 
-    /// Puts `waiting` in its place, or hands it back when the queue is full.
-    pub(crate) fn push(&mut self, waiting: Waiting<A>) -> Result<(), Waiting<A>> {
+    /// Puts `waiting`, which comes at `at` (`now` on the wall clock), in its place, or hands it back when the queue is
+    /// full.
+    pub(crate) fn push(
+        &mut self,
+        waiting: Waiting<A>,
+        at: Instant,
+        now: Timestamp,
+    ) -> Result<(), Waiting<A>> {
         if self.waiting.len() >= self.waiting_max {
             return Err(waiting);
         }
-        let rank = Rank {
-            goal_started: waiting.request.goal_started,
-            urgency: waiting.request.urgency,
-            arrival: self.arrivals,
-        };
+        let rank = Rank { due: due(&waiting.request, at, now), arrival: self.arrivals };
         self.arrivals += 1;
         self.tokens += waiting.request.tokens();
         self.ranks.insert(waiting.ticket, rank);
@@ -136,17 +123,23 @@ impl<A> Queue<A> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+    use kintsugi_types::{Score, TenantId};
     use proptest::prelude::*;
 
     use super::*;
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn waiting(ticket: u64, agent: &str, goal_started: bool, urgency: f64) -> Waiting<()> {
         let request = LeaseRequest {
             agent: AgentId::new(agent).unwrap(),
+            tenant: TenantId::default(),
             urgency: Score::new(urgency),
             prompt_tokens_estimate: 10,
             tokens_max: 5,
             goal_started,
+            deadline: None,
         };
         Waiting { ticket: Ticket(ticket), request, answer: () }
     }
@@ -155,9 +148,16 @@ mod tests {
         std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.ticket.0).collect()
     }
 
+    impl Queue<()> {
+        /// Puts `entry` in its place at a common time.
+        fn put(&mut self, entry: Waiting<()>, at: Instant) -> Result<(), Waiting<()>> {
+            self.push(entry, at, NOW)
+        }
+    }
+
     #[test]
     fn goals_in_progress_go_first_then_urgency_then_arrival() {
-        let mut queue = Queue::new(8);
+        let (mut queue, at) = (Queue::new(8), Instant::now());
         for entry in [
             waiting(1, "a", false, 0.2),
             waiting(2, "b", false, 0.9),
@@ -166,7 +166,7 @@ mod tests {
             waiting(5, "e", true, 0.5),
             waiting(6, "f", false, 0.2),
         ] {
-            queue.push(entry).unwrap();
+            queue.put(entry, at).unwrap();
         }
         assert_eq!(queue.tokens(), 6 * 15);
         assert_eq!(order(&mut queue), [4, 5, 3, 2, 1, 6]);
@@ -174,22 +174,53 @@ mod tests {
     }
 
     #[test]
+    fn a_near_deadline_goes_before_urgency_and_a_far_one_changes_nothing() {
+        let (mut queue, at) = (Queue::new(8), Instant::now());
+        for (ticket, urgency, seconds) in
+            [(1, 0.9, None), (2, 0.0, Some(2)), (3, 0.0, Some(900)), (4, 0.1, Some(-5))]
+        {
+            let mut entry = waiting(ticket, "a", true, urgency);
+            entry.request.deadline = seconds.map(|seconds| NOW + TimeDelta::seconds(seconds));
+            queue.put(entry, at).unwrap();
+        }
+        assert_eq!(order(&mut queue), [4, 2, 1, 3]);
+    }
+
+    #[test]
+    fn nobody_starves_while_more_urgent_calls_keep_coming() {
+        let (mut queue, start) = (Queue::new(512), Instant::now());
+        queue.put(waiting(0, "patient", false, 0.0), start).unwrap();
+        let served_after = (1..200u64).find(|second| {
+            let at = start + Duration::from_secs(*second);
+            // More comes than is served, the most urgent there is, and with a deadline that has passed.
+            for ticket in [2 * second, 2 * second + 1] {
+                let mut entry = waiting(ticket, "pushing", true, 1.0);
+                entry.request.deadline = (ticket % 2 == 0).then_some(NOW);
+                queue.put(entry, at).unwrap();
+            }
+            queue.pop().is_some_and(|waiting| waiting.ticket == Ticket(0))
+        });
+        // The 118 calls of the first 59 seconds were due before it, and one was served each second.
+        assert_eq!(served_after, Some(119));
+    }
+
+    #[test]
     fn a_full_queue_hands_the_call_back_and_a_withdrawal_makes_room() {
-        let mut queue = Queue::new(2);
-        queue.push(waiting(1, "a", false, 0.5)).unwrap();
-        queue.push(waiting(2, "b", false, 0.5)).unwrap();
-        assert_eq!(queue.push(waiting(3, "c", true, 1.0)).unwrap_err().ticket, Ticket(3));
+        let (mut queue, at) = (Queue::new(2), Instant::now());
+        queue.put(waiting(1, "a", false, 0.5), at).unwrap();
+        queue.put(waiting(2, "b", false, 0.5), at).unwrap();
+        assert_eq!(queue.put(waiting(3, "c", true, 1.0), at).unwrap_err().ticket, Ticket(3));
         assert!(queue.withdraw(Ticket(1)).is_some());
         assert!(queue.withdraw(Ticket(1)).is_none());
-        queue.push(waiting(3, "c", true, 1.0)).unwrap();
+        queue.put(waiting(3, "c", true, 1.0), at).unwrap();
         assert_eq!(order(&mut queue), [3, 2]);
     }
 
     #[test]
     fn an_agent_leaves_with_all_its_calls_and_nobody_elses() {
-        let mut queue = Queue::new(8);
+        let (mut queue, at) = (Queue::new(8), Instant::now());
         for (ticket, agent) in [(1, "a"), (2, "b"), (3, "a")] {
-            queue.push(waiting(ticket, agent, false, 0.5)).unwrap();
+            queue.put(waiting(ticket, agent, false, 0.5), at).unwrap();
         }
         assert_eq!(queue.withdraw_agent(&AgentId::new("a").unwrap()).len(), 2);
         assert_eq!(order(&mut queue), [2]);
@@ -200,10 +231,10 @@ mod tests {
         fn the_order_is_that_of_a_stable_sort(
             calls in prop::collection::vec((any::<bool>(), 0u8..4), 0..60)
         ) {
-            let mut queue = Queue::new(64);
+            let (mut queue, at) = (Queue::new(64), Instant::now());
             for (ticket, (started, urgency)) in calls.iter().enumerate() {
                 let entry = waiting(ticket as u64, "a", *started, f64::from(*urgency) / 4.0);
-                prop_assert!(queue.push(entry).is_ok());
+                prop_assert!(queue.put(entry, at).is_ok());
             }
             let mut expected: Vec<usize> = (0..calls.len()).collect();
             expected.sort_by_key(|ticket| (!calls[*ticket].0, 255 - calls[*ticket].1));

@@ -26,6 +26,17 @@ pub enum EngineState {
     Stopped,
 }
 
+/// Moves of conversations between device and host memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapCounts {
+    /// Conversations that moved to host memory.
+    pub out: u64,
+    /// Conversations that came back from there with a request.
+    pub back: u64,
+    /// Conversations that were dropped for want of room; their next request computes its prompt again.
+    pub forgotten: u64,
+}
+
 /// Counts, peaks and totals since start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SchedulerStats {
@@ -65,6 +76,14 @@ pub struct SchedulerStats {
     pub memory_peak: ByteCount,
     /// The most keys and values that were in use.
     pub kv_used_peak: ByteCount,
+    /// Conversations that wait for their next request with keys and values on the device.
+    pub waiting_on_device: usize,
+    /// The most conversations that were on the device at once, at work or waiting.
+    pub residents_peak: usize,
+    /// Conversations that wait with keys and values in host memory.
+    pub waiting_in_host_memory: usize,
+    /// Moves between the two.
+    pub swaps: SwapCounts,
     /// Faults of the engine, failed builds included.
     pub faults: u64,
     /// Engines that were rebuilt after a fault.
@@ -84,6 +103,10 @@ pub(crate) struct EnginePicture {
     pub(crate) memory: MemoryUse,
     pub(crate) memory_peak: ByteCount,
     pub(crate) kv_used_peak: ByteCount,
+    pub(crate) waiting_on_device: usize,
+    pub(crate) residents_peak: usize,
+    pub(crate) waiting_in_host_memory: usize,
+    pub(crate) swaps: SwapCounts,
     pub(crate) faults: u64,
     pub(crate) rebuilds: u64,
     pub(crate) pace: Pace,
@@ -123,6 +146,10 @@ impl SchedulerStats {
             memory: engine.memory,
             memory_peak: engine.memory_peak,
             kv_used_peak: engine.kv_used_peak,
+            waiting_on_device: engine.waiting_on_device,
+            residents_peak: engine.residents_peak,
+            waiting_in_host_memory: engine.waiting_in_host_memory,
+            swaps: engine.swaps,
             faults: engine.faults,
             rebuilds: engine.rebuilds,
         }

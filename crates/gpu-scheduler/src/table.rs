@@ -2,17 +2,18 @@
 //!
 //! A slot is free again only when its lease was given back *and* the engine has let go of its work. So the batch
 //! never holds more than `slots` requests, and at most one run and one cancel per slot are ever on their way to
-//! the engine: its command channel is bounded by twice the slots and never full.
+//! the engine; with the one list of agents to forget, its command channel is bounded and never full.
 
 use std::collections::BTreeMap;
 
 use kintsugi_inference::RequestId;
-use kintsugi_types::{AgentId, LeaseId, Timestamp};
+use kintsugi_types::{AgentId, LeaseId, Score, Timestamp};
 use tokio::sync::watch;
 
 use crate::error::ThinkError;
-use crate::lease::LeaseState;
+use crate::lease::{LeaseRequest, LeaseState};
 use crate::messages::{Command, Job, Pending};
+use crate::residency::Owner;
 
 /// What a lease has in the engine.
 #[derive(Debug)]
@@ -27,7 +28,8 @@ enum Work {
 
 #[derive(Debug)]
 struct Entry {
-    agent: AgentId,
+    owner: Owner,
+    urgency: Score,
     state: watch::Sender<LeaseState>,
     work: Work,
     /// Given back: goes as soon as its work is idle.
@@ -54,12 +56,14 @@ impl LeaseTable {
 
     /// The leases of `agent`.
     pub(crate) fn ids_of(&self, agent: &AgentId) -> Vec<LeaseId> {
-        self.entries.iter().filter(|(_, entry)| entry.agent == *agent).map(|(id, _)| *id).collect()
+        self.entries.iter().filter(|(_, entry)| entry.owner.agent == *agent).map(|(id, _)| *id).collect()
     }
 
     /// Takes a slot for a new lease.
-    pub(crate) fn open(&mut self, id: LeaseId, agent: AgentId, state: watch::Sender<LeaseState>) {
-        self.entries.insert(id, Entry { agent, state, work: Work::Idle, is_closing: false });
+    pub(crate) fn open(&mut self, id: LeaseId, request: &LeaseRequest, state: watch::Sender<LeaseState>) {
+        let owner = Owner { tenant: request.tenant.clone(), agent: request.agent.clone() };
+        let urgency = request.urgency;
+        self.entries.insert(id, Entry { owner, urgency, state, work: Work::Idle, is_closing: false });
     }
 
     /// Grants a lease again on a new engine.
@@ -153,5 +157,7 @@ fn run(requests: &mut u64, lease: LeaseId, entry: &mut Entry, pending: Pending) 
     *requests += 1;
     let id = RequestId(*requests);
     entry.work = Work::Running(id);
-    Command::Run(Box::new(Job { id, lease, request: pending.request, answer: pending.answer }))
+    let Pending { request, answer } = pending;
+    let (owner, urgency) = (entry.owner.clone(), entry.urgency);
+    Command::Run(Box::new(Job { id, lease, owner, urgency, request, answer }))
 }

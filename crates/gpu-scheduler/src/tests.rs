@@ -6,6 +6,7 @@ mod faults;
 mod giving_back;
 mod leases;
 mod random;
+mod residency;
 mod stage;
 
 use std::future::Future;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use actix::System;
 use kintsugi_types::{
     AgentId, ByteCount, Clock, CompletionRequest, Grammar, Invariants, ManualClock, Message, RetryPolicy,
-    Role, Sampling, Score, SeededIds, Timestamp,
+    Role, Sampling, Score, SeededIds, TenantId, Timestamp,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -125,10 +126,12 @@ fn agent(name: &str) -> AgentId {
 fn ask(name: &str) -> LeaseRequest {
     LeaseRequest {
         agent: agent(name),
+        tenant: TenantId::default(),
         urgency: Score::new(0.5),
         prompt_tokens_estimate: 10,
         tokens_max: 10,
         goal_started: false,
+        deadline: None,
     }
 }
 

@@ -14,7 +14,9 @@ use std::time::Instant;
 use candle_core::quantized::{GgmlDType, gguf_file};
 use candle_core::{Device, Tensor};
 use candle_transformers::models::quantized_llama::ModelWeights;
-use kintsugi_inference::{Backend, CandleEngine, EngineConfig, ModelSource, RequestId, compute_threads};
+use kintsugi_inference::{
+    Backend, CandleEngine, EngineConfig, ModelSource, Origin, RequestId, compute_threads,
+};
 use kintsugi_types::{ByteCount, CompletionRequest, Grammar, Message, Role, Sampling};
 use support::RandomLlama;
 
@@ -45,6 +47,7 @@ fn main() {
         slots: AGENTS,
         context_tokens: 1024,
         memory_budget: ByteCount::mib(2048),
+        host_memory: EngineConfig::HOST_MEMORY_DEFAULT,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT,
     })
     .expect("the model loads");
@@ -80,7 +83,7 @@ fn batch(engine: &mut CandleEngine, agents: std::ops::Range<u32>) -> f64 {
             sampling: Sampling { temperature: 1.0, top_p: 1.0, seed: agent.into() },
             tokens_max: 400,
         };
-        engine.admit(RequestId(agent.into()), request).expect("there is room");
+        engine.admit(RequestId(agent.into()), request, &Origin::default()).expect("there is room");
     }
     // Prompts fit in a few steps; after these every step is one token each.
     for _ in 0..8 {

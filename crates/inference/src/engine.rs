@@ -1,7 +1,9 @@
 //! Continuous batching: requests join and leave between steps, each with its pages set aside from admission to end.
+//! What a prompt has in common with what was computed before is not computed again.
 
 mod memory;
 mod sequence;
+mod system;
 #[cfg(test)]
 mod tests;
 
@@ -11,17 +13,19 @@ use std::time::Instant;
 use kintsugi_types::{ByteCount, CompletionRequest, Grammar, ModelName};
 
 use crate::backend::{
-    AdmitError, Admitted, Backend, BackendFault, Finished, MemoryUse, ModelInfo, RequestId,
+    AdmitError, Admitted, Backend, BackendFault, ContextId, Finished, MemoryUse, ModelInfo, Origin, RequestId,
 };
 use crate::chat::ChatTemplate;
 use crate::error::InferenceError;
 use crate::gguf::{GgufFile, ModelSource};
 use crate::grammar::GrammarCache;
-use crate::kernels::{BLOCK_TOKENS, KvLayout, KvPool, Level};
+use crate::kernels::{BLOCK_TOKENS, KvLayout, Level};
+use crate::kv::{KvCache, Sharing};
 use crate::model::{Chunk, Model, ModelConfig};
 use crate::tokenizer::{TokenKind, Tokenizer};
 use memory::MemoryPlan;
 use sequence::{Progress, Sequence};
+use system::SystemPrompts;
 
 /// What an engine is made of.
 #[derive(Debug, Clone)]
@@ -34,6 +38,9 @@ pub struct EngineConfig {
     pub context_tokens: u32,
     /// The most bytes for weights, activations and keys and values together.
     pub memory_budget: ByteCount,
+    /// The most bytes of host memory for the keys and values of conversations that wait, beside the budget. Taken
+    /// when needed.
+    pub host_memory: ByteCount,
     /// The most tokens of one step. Larger prefills faster, but delays the tokens of running requests more.
     pub step_tokens_max: u32,
 }
@@ -42,6 +49,8 @@ impl EngineConfig {
     /// A good cap of one step's tokens: two tiles of attention per core and head, some tens of milliseconds for
     /// small models.
     pub const STEP_TOKENS_DEFAULT: u32 = 256;
+    /// Host memory for some hundred conversations of a small model.
+    pub const HOST_MEMORY_DEFAULT: ByteCount = ByteCount::mib(1024);
     const SLOTS_MAX: u32 = 4096;
     const STEP_TOKENS_MAX: u32 = 8192;
 
@@ -74,7 +83,8 @@ pub struct CandleEngine {
     grammars: GrammarCache,
     /// One bit per token that an answer without grammar may have.
     free_tokens: Vec<u32>,
-    kv: KvPool,
+    kv: KvCache,
+    system_prompts: SystemPrompts,
     plan: MemoryPlan,
     slots: usize,
     step_tokens_max: usize,
@@ -121,7 +131,7 @@ impl CandleEngine {
         MemoryPlan::check_before_loading(&file, &shape, config, context_tokens)?;
         let model = Model::load(&mut file, shape, context_tokens as usize)?;
         let plan = MemoryPlan::new(&file, &model, config, context_tokens)?;
-        let kv = KvPool::new(model.kv_layout(), plan.blocks);
+        let kv = KvCache::new(model.kv_layout(), plan.blocks, plan.host_blocks);
         let info = ModelInfo {
             name,
             architecture: "llama".to_owned(),
@@ -137,6 +147,7 @@ impl CandleEngine {
             template,
             grammars,
             kv,
+            system_prompts: SystemPrompts::default(),
             plan,
             slots: config.slots as usize,
             step_tokens_max: config.step_tokens_max as usize,
@@ -172,7 +183,7 @@ impl CandleEngine {
         let refuse = |reason: &str| InferenceError::Compute { source: candle_core::Error::msg(reason) };
         let table = self
             .kv
-            .allocate(KvLayout::blocks_for(tokens.len()))
+            .scratch(KvLayout::blocks_for(tokens.len()))
             .ok_or_else(|| refuse("more tokens than free pages"))?;
         let mut start = 0;
         let mut results = Vec::with_capacity(positions.len());
@@ -184,7 +195,7 @@ impl CandleEngine {
                 for chunk in upto.chunks(self.step_tokens_max) {
                     let sample = start + chunk.len() == position + 1;
                     let chunks = [Chunk { tokens: chunk, start, table: &table, sample }];
-                    let mut logits = self.model.forward(&mut self.kv, &chunks)?;
+                    let mut logits = self.model.forward(self.kv.pages_mut(), &chunks)?;
                     start += chunk.len();
                     results.extend(logits.rows_mut().map(|row| row.to_vec()));
                 }
@@ -192,7 +203,7 @@ impl CandleEngine {
             Ok(())
         };
         let computed = compute();
-        self.kv.release(table);
+        self.kv.discard(table);
         computed.map(|()| results)
     }
 
@@ -201,7 +212,7 @@ impl CandleEngine {
     fn warm_up(&mut self) -> Result<(), InferenceError> {
         let longest = self.step_tokens_max.min(self.info.context_tokens as usize);
         let tokens = vec![self.tokenizer.eos(); longest];
-        let Some(table) = self.kv.allocate(KvLayout::blocks_for(longest)) else { return Ok(()) };
+        let Some(table) = self.kv.scratch(KvLayout::blocks_for(longest)) else { return Ok(()) };
         let mut result = Ok(());
         for length in [1, 2.min(longest), longest] {
             let chunk = Chunk {
@@ -210,10 +221,10 @@ impl CandleEngine {
                 table: &table,
                 sample: true,
             };
-            result = result.and_then(|()| self.model.forward(&mut self.kv, &[chunk]).map(drop));
+            result = result.and_then(|()| self.model.forward(self.kv.pages_mut(), &[chunk]).map(drop));
         }
         // The output head sees as many rows as requests sample at once.
-        self.kv.release(table);
+        self.kv.discard(table);
         result
     }
 
@@ -235,8 +246,18 @@ impl CandleEngine {
         let sequence = self.sequences.remove(index);
         let id = sequence.id;
         let outcome = outcome.map(|reason| sequence.completion(reason, &self.tokenizer));
-        self.kv.release(sequence.table);
-        Finished { id, outcome }
+        let context = sequence.context;
+        let (table, computed, sharing) = sequence.into_pages();
+        let kept = self.kv.close(table, computed, &sharing, context);
+        Finished { id, outcome, kept }
+    }
+
+    /// With whom the pages of `prompt` are shared: those of its leading system messages, which name the tools as
+    /// well, with everybody.
+    fn sharing(&mut self, request: &CompletionRequest, prompt: &[u32], origin: &Origin) -> Sharing {
+        let common_tokens =
+            self.system_prompts.tokens_in(prompt, &request.messages, &self.template, &self.tokenizer);
+        Sharing { common_tokens, salt: Arc::clone(&origin.salt) }
     }
 }
 
@@ -246,16 +267,22 @@ impl Backend for CandleEngine {
     }
 
     fn memory(&self) -> MemoryUse {
-        let pool = self.kv.bytes();
         MemoryUse {
             weights: ByteCount(self.plan.weights),
-            kv_pool: ByteCount(pool),
-            kv_used: ByteCount(pool - self.kv.free_bytes()),
+            kv_pool: self.kv.bytes(),
+            kv_used: self.kv.used_bytes(),
+            kv_shared: self.kv.shared_bytes(),
+            kv_host: self.kv.host_bytes(),
             scratch: ByteCount(self.plan.scratch),
         }
     }
 
-    fn admit(&mut self, id: RequestId, request: CompletionRequest) -> Result<Admitted, AdmitError> {
+    fn admit(
+        &mut self,
+        id: RequestId,
+        request: CompletionRequest,
+        origin: &Origin,
+    ) -> Result<Admitted, AdmitError> {
         let malformed = |error: InferenceError| AdmitError::Malformed { reason: error.to_string() };
         let prompt = self.template.render(&request.messages, true, &self.tokenizer).map_err(malformed)?;
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
@@ -274,23 +301,27 @@ impl Backend for CandleEngine {
             Grammar::Free => None,
             Grammar::JsonSchema(schema) => Some(self.grammars.constraint(schema).map_err(malformed)?),
         };
-        let blocks = KvLayout::blocks_for(total as usize);
-        let kv_reserved = ByteCount(blocks as u64 * self.model.kv_layout().block_bytes());
         if self.sequences.len() >= self.slots {
             return Err(AdmitError::NoSlot { slots: u32::try_from(self.slots).unwrap_or(u32::MAX) });
         }
+        let sharing = self.sharing(&request, &prompt, origin);
         let mut sequence = Sequence::new(id, prompt, &request, constraint, &self.tokenizer)
             .map_err(|reason| AdmitError::Malformed { reason })?;
-        let free = ByteCount(self.kv.free_bytes());
-        sequence.table = self.kv.allocate(blocks).ok_or(AdmitError::NoRoom { needed: kv_reserved, free })?;
+        let lent = self
+            .kv
+            .open(origin.context, sequence.prompt(), &sharing, total as usize)
+            .map_err(|shortage| AdmitError::NoRoom { needed: shortage.needed, free: shortage.free })?;
+        let cached_tokens = u32::try_from(lent.cached).unwrap_or(u32::MAX);
+        let kv = lent.held;
+        sequence.take_pages(lent, sharing, origin.context);
         self.sequences.push(sequence);
-        Ok(Admitted { prompt_tokens, kv_reserved })
+        Ok(Admitted { prompt_tokens, cached_tokens, kv })
     }
 
     fn cancel(&mut self, id: RequestId) {
         if let Some(index) = self.sequences.iter().position(|sequence| sequence.id == id) {
-            let sequence = self.sequences.remove(index);
-            self.kv.release(sequence.table);
+            let (table, ..) = self.sequences.remove(index).into_pages();
+            self.kv.discard(table);
         }
     }
 
@@ -304,7 +335,7 @@ impl Backend for CandleEngine {
             self.sequences.iter().zip(&shares).map(|(sequence, share)| sequence.chunk(*share)).collect();
         let mut logits = self
             .model
-            .forward(&mut self.kv, &chunks)
+            .forward(self.kv.pages_mut(), &chunks)
             .map_err(|error| BackendFault { reason: error.to_string() })?;
         drop(chunks);
 
@@ -333,6 +364,14 @@ impl Backend for CandleEngine {
 
     fn active(&self) -> usize {
         self.sequences.len()
+    }
+
+    fn swap_out(&mut self, context: ContextId) -> bool {
+        self.kv.swap_out(context)
+    }
+
+    fn forget(&mut self, context: ContextId) {
+        self.kv.forget(context);
     }
 }
 

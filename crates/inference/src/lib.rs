@@ -1,5 +1,6 @@
 //! The model behind the scheduler: GGUF files through candle with our own forward pass, batched over sequences of
-//! different length, with paged keys and values, grammar-constrained sampling and measured confidence.
+//! different length, with paged keys and values that sequences share and that move to host memory and back,
+//! grammar-constrained sampling and measured confidence.
 //!
 //! This crate knows nothing of agents, actors or events, and starts no threads but the compute pool's: whoever
 //! owns a [`Backend`] calls [`Backend::step`] from its own thread.
@@ -11,6 +12,7 @@ pub mod error;
 pub mod gguf;
 mod grammar;
 mod kernels;
+mod kv;
 mod model;
 mod sampling;
 pub mod threads;
@@ -20,7 +22,10 @@ pub mod tokenizer;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-pub use backend::{AdmitError, Admitted, Backend, BackendFault, Finished, MemoryUse, ModelInfo, RequestId};
+pub use backend::{
+    AdmitError, Admitted, Backend, BackendFault, ContextId, Finished, KvHeld, MemoryUse, ModelInfo, Origin,
+    RequestId,
+};
 pub use chat::ChatTemplate;
 pub use engine::{CandleEngine, EngineConfig};
 pub use error::InferenceError;

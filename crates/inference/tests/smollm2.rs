@@ -26,6 +26,7 @@ fn engine() -> CandleEngine {
         slots: 4,
         context_tokens: 1024,
         memory_budget: ByteCount::mib(1024),
+        host_memory: EngineConfig::HOST_MEMORY_DEFAULT,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT,
     })
     .expect("the model loads")

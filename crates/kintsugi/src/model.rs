@@ -7,7 +7,7 @@ use kintsugi_agent::KindConfig;
 use kintsugi_agent::prompt::system_message;
 use kintsugi_gpu_scheduler::BackendFactory;
 use kintsugi_inference::{
-    AdmitError, Backend, CandleEngine, EngineConfig, InferenceError, ModelSource, RequestId,
+    AdmitError, Backend, CandleEngine, EngineConfig, InferenceError, ModelSource, Origin, RequestId,
     configure_threads,
 };
 use kintsugi_types::{CompletionRequest, Grammar, Message, Role, Sampling};
@@ -36,7 +36,7 @@ impl Probe {
             tokens_max: kind.limits.answer_tokens_max,
         };
         let id = RequestId(0);
-        self.0.admit(id, request)?;
+        self.0.admit(id, request, &Origin::default())?;
         self.0.cancel(id);
         Ok(())
     }
@@ -52,6 +52,7 @@ pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<(Backend
         slots,
         context_tokens: settings.context_tokens,
         memory_budget: settings.memory_budget,
+        host_memory: EngineConfig::HOST_MEMORY_DEFAULT,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT.max(slots),
     };
     let probe = Probe(CandleEngine::load(&config).map_err(explain)?);

@@ -137,8 +137,8 @@ impl Summary {
                 weights_bytes: ran.stats.memory.weights.bytes(),
                 kv_bytes_peak: ran.stats.kv_used_peak.bytes(),
                 total_bytes_peak: ran.stats.memory_peak.bytes(),
-                resident_agents_peak: ran.stats.active_peak,
-                swaps: 0,
+                resident_agents_peak: ran.stats.residents_peak,
+                swaps: ran.stats.swaps.out,
             },
         }
     }

@@ -11,7 +11,7 @@ use kintsugi_agent::prompt::{
     Action, decision_grammar, decision_text, goal_message, read_decision, system_message,
 };
 use kintsugi_events::{GoalResult, GoalStatus, ResultAction, evaluate};
-use kintsugi_inference::{AdmitError, Backend, CandleEngine, EngineConfig, ModelSource, RequestId};
+use kintsugi_inference::{AdmitError, Backend, CandleEngine, EngineConfig, ModelSource, Origin, RequestId};
 use kintsugi_types::{
     AgentId, ByteCount, Completion, CompletionRequest, EffectId, GoalId, Grammar, Message, Role, Sampling,
     SeededIds, TokenUsage, ToolSpec,
@@ -94,6 +94,7 @@ pub fn load(model: &Path) -> anyhow::Result<CandleEngine> {
         slots: SLOTS,
         context_tokens: 1024,
         memory_budget: ByteCount::mib(512),
+        host_memory: EngineConfig::HOST_MEMORY_DEFAULT,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT,
     })?)
 }
@@ -169,7 +170,7 @@ fn complete(engine: &mut dyn Backend, questions: &[Question<'_>]) -> anyhow::Res
     let mut waiting = (0u64..).zip(questions).peekable();
     while waiting.peek().is_some() || engine.active() > 0 {
         while let Some((id, question)) = waiting.peek() {
-            match engine.admit(RequestId(*id), question.request.clone()) {
+            match engine.admit(RequestId(*id), question.request.clone(), &Origin::default()) {
                 Ok(_) => {
                     waiting.next();
                 }

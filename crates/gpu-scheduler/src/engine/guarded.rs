@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use kintsugi_inference::{AdmitError, Admitted, Backend, Finished, MemoryUse, ModelInfo, RequestId};
+use kintsugi_inference::{
+    AdmitError, Admitted, Backend, ContextId, Finished, MemoryUse, ModelInfo, Origin, RequestId,
+};
 use kintsugi_types::CompletionRequest;
 
 use crate::config::BackendFactory;
@@ -40,12 +42,21 @@ impl Guarded {
         &mut self,
         id: RequestId,
         request: CompletionRequest,
+        origin: &Origin,
     ) -> Result<Result<Admitted, AdmitError>, String> {
-        self.call(|backend| backend.admit(id, request))
+        self.call(|backend| backend.admit(id, request, origin))
     }
 
     pub(super) fn cancel(&mut self, id: RequestId) -> Result<(), String> {
         self.call(|backend| backend.cancel(id))
+    }
+
+    pub(super) fn swap_out(&mut self, context: ContextId) -> Result<bool, String> {
+        self.call(|backend| backend.swap_out(context))
+    }
+
+    pub(super) fn forget(&mut self, context: ContextId) -> Result<(), String> {
+        self.call(|backend| backend.forget(context))
     }
 
     pub(super) fn step(&mut self) -> Result<Vec<Finished>, String> {

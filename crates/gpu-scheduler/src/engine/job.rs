@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kintsugi_inference::RequestId;
+use kintsugi_inference::{ContextId, RequestId};
 
 use crate::messages::Job;
 
@@ -17,7 +17,14 @@ const FAULTS_SUSPECT: u32 = FAULTS_MAX - 1;
 struct Entry {
     job: Job,
     faults: u32,
-    is_in_batch: bool,
+    /// The conversation that it runs in, while it is in the batch.
+    batch: Option<ContextId>,
+}
+
+impl Entry {
+    fn is_in_batch(&self) -> bool {
+        self.batch.is_some()
+    }
 }
 
 /// What may be admitted next.
@@ -43,7 +50,7 @@ impl Jobs {
     }
 
     pub(super) fn insert(&mut self, job: Job) {
-        self.entries.insert(job.id, Entry { job, faults: 0, is_in_batch: false });
+        self.entries.insert(job.id, Entry { job, faults: 0, batch: None });
     }
 
     pub(super) fn get(&self, id: RequestId) -> Option<&Job> {
@@ -58,23 +65,24 @@ impl Jobs {
         self.entries.keys().copied().collect()
     }
 
-    pub(super) fn is_in_batch(&self, id: RequestId) -> bool {
-        self.entries.get(&id).is_some_and(|entry| entry.is_in_batch)
+    /// The conversation that a request in the batch runs in.
+    pub(super) fn context_of(&self, id: RequestId) -> Option<ContextId> {
+        self.entries.get(&id)?.batch
     }
 
-    pub(super) fn enter_batch(&mut self, id: RequestId) {
+    pub(super) fn enter_batch(&mut self, id: RequestId, context: ContextId) {
         if let Some(entry) = self.entries.get_mut(&id) {
-            entry.is_in_batch = true;
+            entry.batch = Some(context);
         }
     }
 
     /// The oldest that waits goes first and nothing overtakes it, so that a large request is not starved by small
     /// ones that still fit.
     pub(super) fn next(&self) -> Next {
-        let Some((id, oldest)) = self.entries.iter().find(|(_, entry)| !entry.is_in_batch) else {
+        let Some((id, oldest)) = self.entries.iter().find(|(_, entry)| !entry.is_in_batch()) else {
             return Next::Nothing;
         };
-        let mut batch = self.entries.values().filter(|entry| entry.is_in_batch).peekable();
+        let mut batch = self.entries.values().filter(|entry| entry.is_in_batch()).peekable();
         if batch.peek().is_some() && oldest.faults >= FAULTS_SUSPECT {
             return Next::Later;
         }
@@ -90,7 +98,7 @@ impl Jobs {
         let mut lost = 0;
         let mut condemned = Vec::new();
         for (id, entry) in &mut self.entries {
-            let was_in_batch = std::mem::take(&mut entry.is_in_batch);
+            let was_in_batch = entry.batch.take().is_some();
             let is_culprit = culprit == Some(*id);
             lost += usize::from(was_in_batch || is_culprit);
             if is_culprit || (culprit.is_none() && was_in_batch) {

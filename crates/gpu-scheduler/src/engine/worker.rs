@@ -1,12 +1,14 @@
 //! The loop of the engine thread: obey, admit, step; rebuild what broke; block when there is nothing to do.
 
+mod room;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use kintsugi_inference::{AdmitError, ModelInfo, RequestId};
+use kintsugi_inference::{AdmitError, ContextId, Finished, KvHeld, ModelInfo, Origin, RequestId};
 use kintsugi_types::{ByteCount, Completion, Invariants};
 use tokio::sync::watch;
 
@@ -17,7 +19,8 @@ use crate::config::{BackendFactory, EngineReport, OnFault, RebuildPolicy};
 use crate::error::ThinkError;
 use crate::ledger::{Discrepancy, Ledger};
 use crate::messages::{Command, EngineEvent};
-use crate::stats::{EnginePicture, EngineState};
+use crate::residency::Residency;
+use crate::stats::{EnginePicture, EngineState, SwapCounts};
 
 /// What bounds the worker.
 pub(super) struct Limits {
@@ -59,6 +62,8 @@ pub(super) struct Worker {
     ledger: Ledger,
     intensity: Intensity,
     jobs: Jobs,
+    residency: Residency,
+    swaps: SwapCounts,
     phase: Phase,
     /// The engine was given up; jobs are answered at once.
     down: Option<String>,
@@ -78,6 +83,8 @@ impl Worker {
             ledger: Ledger::new(limits.memory_budget),
             intensity: Intensity::new(limits.rebuild),
             jobs: Jobs::default(),
+            residency: Residency::default(),
+            swaps: SwapCounts::default(),
             phase: Phase::Away { due: Instant::now() },
             down: None,
             away_since: None,
@@ -152,17 +159,25 @@ impl Worker {
                 }
             }
             Command::Cancel(id) => self.cancel(id),
+            Command::Forget(agents) => {
+                match self.forget(&agents) {
+                    Ok(()) => self.audit(),
+                    Err(reason) => self.fault(&reason, None),
+                }
+                (self.links.emit)(EngineEvent::Forgotten);
+            }
         }
     }
 
     /// Drops a job without an answer, for nobody waits for one.
     fn cancel(&mut self, id: RequestId) {
-        let was_in_batch = self.jobs.is_in_batch(id);
+        let context = self.jobs.context_of(id);
         let Some(job) = self.jobs.remove(id) else { return };
         // What waited behind it is asked again: it was the oldest, or it leaves room.
         self.is_blocked = false;
-        if was_in_batch {
+        if let Some(context) = context {
             self.ledger.release(id);
+            self.residency.cancel(context);
             if let Phase::Up(backend) = &mut self.phase
                 && let Err(reason) = backend.cancel(id)
             {
@@ -176,23 +191,34 @@ impl Worker {
     fn admit_waiting(&mut self) {
         while !self.is_blocked {
             let Next::Admit(id) = self.jobs.next() else { return };
-            let Some(request) = self.jobs.get(id).map(|job| job.request.clone()) else { return };
+            let Some(job) = self.jobs.get(id) else { return };
+            let (request, urgency) = (job.request.clone(), job.urgency);
+            let context = self.residency.context_of(&job.owner, urgency);
+            let origin = Origin { context: Some(context), salt: job.owner.tenant.as_str().into() };
             let Phase::Up(backend) = &mut self.phase else { return };
-            match backend.admit(id, request) {
+            match backend.admit(id, request, &origin) {
                 Err(reason) => return self.fault(&reason, Some(id)),
-                Ok(Ok(admitted)) => {
-                    self.jobs.enter_batch(id);
-                    self.ledger.reserve(id, admitted.kv_reserved);
-                    self.audit();
-                }
-                Ok(Err(AdmitError::NoRoom { .. } | AdmitError::NoSlot { .. }))
-                    if self.ledger.requests() > 0 =>
-                {
-                    self.is_blocked = true;
-                }
-                // With the batch to itself there will never be more room.
-                Ok(Err(error)) => self.settle(vec![(id, Err(error.into()))]),
+                Ok(Ok(admitted)) => self.entered(id, context, urgency, &admitted),
+                Ok(Err(error)) => self.refused(id, context, error),
             }
+            self.residency.drop_if_empty(context);
+        }
+    }
+
+    /// Makes room for a request that found none, or lets it wait; whatever else is wrong with it will not change.
+    fn refused(&mut self, id: RequestId, context: ContextId, error: AdmitError) {
+        if let AdmitError::NoRoom { needed, free } = &error {
+            match self.make_room(context, ByteCount(needed.0.saturating_sub(free.0))) {
+                Err(reason) => return self.fault(&reason, None),
+                Ok(true) => return,
+                Ok(false) => {}
+            }
+        }
+        if error.is_retryable() && self.ledger.requests() > 0 {
+            self.is_blocked = true;
+        } else {
+            // With the batch to itself there will never be more room.
+            self.settle(vec![(id, Err(error.into()))]);
         }
     }
 
@@ -201,21 +227,24 @@ impl Worker {
             return;
         }
         let Phase::Up(backend) = &mut self.phase else { return };
-        match backend.step() {
-            Err(reason) => self.fault(&reason, None),
-            Ok(finished) if finished.is_empty() => self.audit(),
-            Ok(finished) => {
-                let outcomes = finished
-                    .into_iter()
-                    .filter(|finished| self.jobs.is_in_batch(finished.id))
-                    .map(|finished| {
-                        let outcome = finished.outcome.map_err(|reason| ThinkError::Failed { reason });
-                        (finished.id, outcome)
-                    })
-                    .collect();
-                self.settle(outcomes);
-            }
+        let finished = match backend.step() {
+            Err(reason) => return self.fault(&reason, None),
+            Ok(finished) if finished.is_empty() => return self.audit(),
+            Ok(finished) => finished,
+        };
+        let mut outcomes = Vec::with_capacity(finished.len());
+        for Finished { id, outcome, kept } in finished {
+            let Some(context) = self.jobs.context_of(id) else { continue };
+            self.ledger.release(id);
+            self.ledger.keep(context, kept);
+            self.residency.finish(context, kept != KvHeld::default());
+            outcomes.push((id, outcome.map_err(|reason| ThinkError::Failed { reason })));
         }
+        self.settle(outcomes);
+        if let Err(reason) = self.relieve() {
+            return self.fault(&reason, None);
+        }
+        self.audit();
     }
 
     /// Ends jobs: first the books, then the actor, then the callers. So a caller finds its tokens counted, and the
@@ -281,6 +310,11 @@ impl Worker {
             picture.memory = *ledger.held();
             picture.memory_peak = ledger.total_peak();
             picture.kv_used_peak = ledger.kv_used_peak();
+            picture.waiting_on_device = self.residency.on_device();
+            picture.residents_peak =
+                picture.residents_peak.max(ledger.requests() + picture.waiting_on_device);
+            picture.waiting_in_host_memory = self.residency.in_host_memory();
+            picture.swaps = self.swaps;
         });
     }
 
@@ -291,6 +325,7 @@ impl Worker {
         // Dropped before the next is built: two engines do not fit into one budget.
         self.phase = Phase::Away { due: now };
         self.ledger.clear();
+        self.residency.clear();
         self.discrepancies.clear();
         self.is_blocked = false;
         self.away_since.get_or_insert(now);

@@ -5,11 +5,14 @@ use std::collections::VecDeque;
 
 use super::stage::Mishap;
 use super::*;
+use crate::SchedulerStats;
 use crate::scripted::ScriptedShape;
 
 const OPERATIONS: usize = 10_000;
 const SLOTS: usize = 4;
 const OUTSTANDING_MAX: usize = 48;
+const AGENTS: u64 = 6;
+const KV_HOST: ByteCount = ByteCount(40 * 1024);
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 struct Chance(u64);
@@ -60,17 +63,27 @@ fn random_ask(chance: &mut Chance, agent: &str) -> LeaseRequest {
 
 fn run(seed: u64) {
     println!("seed {seed}");
-    let shape =
-        ScriptedShape { kv_pool: ByteCount(48 * 1024), context_tokens: 80, steps: 2, ..stage::shape() };
+    // Small beside the pool, so that conversations may wait on the device before they pass the mark.
+    let shape = ScriptedShape {
+        weights: ByteCount(4 * 1024),
+        scratch: ByteCount(1024),
+        kv_pool: ByteCount(48 * 1024),
+        kv_host: KV_HOST,
+        context_tokens: 80,
+        steps: 2,
+        ..stage::shape()
+    };
     scenario(async {
         let mut config = SchedulerConfig { slots: SLOTS, queue_max: 24, ..config() };
         config.rebuild.attempts_max = u32::MAX;
         let mut node = Node::start(&config, Stage::shaped(shape));
+        let is_warm = |stats: &SchedulerStats| stats.memory.weights > ByteCount(0);
+        let warm = node.handle.wait_until(is_warm).await.unwrap().memory;
         let mut chance = Chance(seed);
         let mut outstanding: VecDeque<Outstanding> = VecDeque::new();
         let mut held = Vec::new();
         for operation in 0..OPERATIONS {
-            let name = format!("agent-{}", chance.below(6));
+            let name = format!("agent-{}", chance.below(AGENTS));
             match chance.below(20) {
                 0..=9 => {
                     let said = format!("{name} says {operation}");
@@ -109,15 +122,24 @@ fn run(seed: u64) {
             let stats = node.handle.stats();
             assert!(stats.leases_out <= SLOTS && stats.active <= SLOTS && stats.queued <= 24, "{stats:?}");
             assert!(stats.memory.total() <= stats.memory_budget);
-            assert!(stats.memory.kv_used <= stats.memory.kv_pool);
+            assert!(stats.memory.kv_used <= stats.memory.kv_pool && stats.memory.kv_host <= KV_HOST);
         }
         held.clear();
         for outstanding in outstanding {
             check(outstanding).await;
         }
+        for agent_number in 0..AGENTS {
+            node.handle.release_agent(&agent(&format!("agent-{agent_number}")));
+        }
+        let is_forgotten =
+            |stats: &SchedulerStats| stats.waiting_on_device + stats.waiting_in_host_memory == 0;
+        node.handle.wait_until(is_forgotten).await.unwrap();
         node.assert_empty().await;
         let stats = node.handle.stats();
+        assert_eq!(stats.memory, warm, "the ledger is as before the first request");
         assert!(stats.completions > 100 && stats.faults > 10 && stats.refused > 0, "{stats:?}");
+        let swaps = stats.swaps;
+        assert!(swaps.out > 20 && swaps.back > 10 && swaps.forgotten > 0, "{swaps:?}");
         assert!(node.stage.with(|script| script.batch_max) <= SLOTS);
         assert_eq!(stats.faults, stats.rebuilds);
         node.handle.shutdown().await;

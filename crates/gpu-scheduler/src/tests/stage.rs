@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use kintsugi_inference::{
-    AdmitError, Admitted, Backend, BackendFault, Finished, MemoryUse, ModelInfo, RequestId,
+    AdmitError, Admitted, Backend, BackendFault, ContextId, Finished, KvHeld, MemoryUse, ModelInfo, Origin,
+    RequestId,
 };
 use kintsugi_types::{ByteCount, CompletionRequest};
 
@@ -158,14 +159,19 @@ impl Backend for StageBackend {
         self.inner.memory()
     }
 
-    fn admit(&mut self, id: RequestId, request: CompletionRequest) -> Result<Admitted, AdmitError> {
+    fn admit(
+        &mut self,
+        id: RequestId,
+        request: CompletionRequest,
+        origin: &Origin,
+    ) -> Result<Admitted, AdmitError> {
         let text = text_of(&request).to_owned();
         let is_poisoned = self.stage.with(|script| {
             script.admit_calls += 1;
             script.poison_admit.as_ref() == Some(&text)
         });
         assert!(!is_poisoned, "told to panic in admit");
-        let admitted = self.inner.admit(id, request)?;
+        let admitted = self.inner.admit(id, request, origin)?;
         self.texts.insert(id, text.clone());
         let active = self.inner.active();
         self.stage.with(|script| {
@@ -196,7 +202,11 @@ impl Backend for StageBackend {
             Some((Mishap::Fail, Some(id))) => {
                 self.inner.cancel(id);
                 self.texts.remove(&id);
-                return Ok(vec![Finished { id, outcome: Err("told to fail".to_owned()) }]);
+                return Ok(vec![Finished {
+                    id,
+                    outcome: Err("told to fail".to_owned()),
+                    kept: KvHeld::default(),
+                }]);
             }
             Some((Mishap::Lose | Mishap::Fail, None)) | None => {}
         }
@@ -209,5 +219,13 @@ impl Backend for StageBackend {
 
     fn active(&self) -> usize {
         self.inner.active()
+    }
+
+    fn swap_out(&mut self, context: ContextId) -> bool {
+        self.inner.swap_out(context)
+    }
+
+    fn forget(&mut self, context: ContextId) {
+        self.inner.forget(context);
     }
 }

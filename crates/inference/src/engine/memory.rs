@@ -16,6 +16,8 @@ pub(super) struct MemoryPlan {
     pub(super) scratch: u64,
     /// Pages of keys and values.
     pub(super) blocks: u32,
+    /// Pages of keys and values in host memory, at most.
+    pub(super) host_blocks: usize,
 }
 
 impl MemoryPlan {
@@ -69,7 +71,9 @@ impl MemoryPlan {
         let affordable = (budget - weights - scratch) / layout.block_bytes();
         let useful = blocks_each.saturating_mul(u64::from(config.slots));
         let blocks = u32::try_from(affordable.min(useful)).unwrap_or(u32::MAX);
-        Ok(Self { weights, scratch, blocks })
+        let host_blocks = config.host_memory.bytes() / layout.block_bytes();
+        let host_blocks = usize::try_from(host_blocks).unwrap_or(usize::MAX);
+        Ok(Self { weights, scratch, blocks, host_blocks })
     }
 }
 

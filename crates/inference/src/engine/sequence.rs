@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use kintsugi_types::{Completion, CompletionRequest, FinishReason, TokenUsage};
 
-use crate::backend::RequestId;
+use crate::backend::{ContextId, RequestId};
 use crate::grammar::Constraint;
 use crate::kernels::{BlockTable, Level};
+use crate::kv::{Lent, Sharing};
 use crate::model::Chunk;
 use crate::sampling::{Confidence, Sampler};
 use crate::tokenizer::Tokenizer;
@@ -22,13 +23,19 @@ pub(super) enum Progress {
 /// A request in the batch.
 pub(super) struct Sequence {
     pub(super) id: RequestId,
+    /// The conversation that it belongs to.
+    pub(super) context: Option<ContextId>,
+    /// With whom it shares its prefix.
+    sharing: Sharing,
     /// Its pages.
-    pub(super) table: BlockTable,
+    table: BlockTable,
     /// When its first step began.
     pub(super) started: Option<Instant>,
     /// Prompt and answer.
     tokens: Vec<u32>,
     prompt_tokens: usize,
+    /// How many of the prompt's tokens were there before.
+    cached: usize,
     /// How many of `tokens` have their keys and values computed.
     computed: usize,
     answer_tokens_max: usize,
@@ -48,10 +55,13 @@ impl Sequence {
     ) -> Result<Self, String> {
         let mut sequence = Self {
             id,
+            context: None,
+            sharing: Sharing::default(),
             table: BlockTable::default(),
             started: None,
             prompt_tokens: prompt.len(),
             tokens: prompt,
+            cached: 0,
             computed: 0,
             answer_tokens_max: request.tokens_max as usize,
             sampler: Sampler::new(&request.sampling)?,
@@ -60,6 +70,24 @@ impl Sequence {
         };
         sequence.fast_forward(tokenizer)?;
         Ok(sequence)
+    }
+
+    /// Takes the pages that the sequence works on, and what they hold already.
+    pub(super) fn take_pages(&mut self, lent: Lent, sharing: Sharing, context: Option<ContextId>) {
+        (self.table, self.sharing, self.context) = (lent.table, sharing, context);
+        self.cached = lent.cached;
+        self.computed = lent.cached;
+    }
+
+    /// The prompt's tokens.
+    pub(super) fn prompt(&self) -> &[u32] {
+        self.tokens.get(..self.prompt_tokens).unwrap_or_default()
+    }
+
+    /// Gives the pages back, with the tokens that they hold and with whom they are shared.
+    pub(super) fn into_pages(mut self) -> (BlockTable, Vec<u32>, Sharing) {
+        self.tokens.truncate(self.computed);
+        (self.table, self.tokens, self.sharing)
     }
 
     /// Tokens whose keys and values are still to be computed; at least one.
@@ -129,7 +157,7 @@ impl Sequence {
             finish: reason,
             usage: TokenUsage {
                 prompt: self.prompt_tokens as u64,
-                cached: 0,
+                cached: self.cached as u64,
                 completion: self.answer().len() as u64,
             },
             confidence: self.confidence.mean(),

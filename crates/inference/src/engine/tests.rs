@@ -1,4 +1,5 @@
 mod answers;
+mod conversations;
 mod files;
 mod requests;
 
@@ -15,6 +16,7 @@ fn config(bytes: Vec<u8>) -> EngineConfig {
         slots: 8,
         context_tokens: 256,
         memory_budget: ByteCount::mib(256),
+        host_memory: ByteCount::mib(1),
         step_tokens_max: 64,
     }
 }
@@ -48,6 +50,6 @@ fn run(engine: &mut CandleEngine) -> HashMap<RequestId, Completion> {
 
 /// What `request` gives by itself.
 fn complete(engine: &mut CandleEngine, request: CompletionRequest) -> Completion {
-    engine.admit(RequestId(1), request).unwrap();
+    engine.admit(RequestId(1), request, &Origin::default()).unwrap();
     run(engine).remove(&RequestId(1)).unwrap()
 }

@@ -1,12 +1,13 @@
-//! The pool of pages for keys and values.
+//! The memory of all pages of keys and values.
 //!
 //! One page (block) holds [`BLOCK_TOKENS`] positions of one sequence over all layers, contiguous in memory, so that
-//! a page can be shared or swapped as a whole. Sequences hold pages through a [`BlockTable`].
+//! a page can be shared, copied or swapped as a whole. Sequences reach their pages through a [`BlockTable`]; who
+//! holds which page is decided in [`crate::kv`].
 //!
 //! Within a page, per layer and key-value head: keys transposed `[head size][positions]`, then values
 //! `[positions][head size]`, both in half precision.
 
-#![expect(clippy::indexing_slicing, reason = "offsets are computed from the layout that sized the pool")]
+#![expect(clippy::indexing_slicing, reason = "offsets are computed from the layout that sized the memory")]
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -44,54 +45,69 @@ impl KvLayout {
     }
 }
 
-/// The pages of one sequence in order. Given back with [`KvPool::release`]; not cloneable, so that a page has one
-/// owner.
+/// The pages of one sequence in order. Not cloneable: each entry counts as one holder of its page, and goes back to
+/// [`crate::kv::KvCache`] which counts them.
 #[derive(Debug, Default)]
 pub(crate) struct BlockTable {
     blocks: Vec<u32>,
 }
 
 impl BlockTable {
+    /// A table of pages that the caller holds.
+    pub(crate) fn new(blocks: Vec<u32>) -> Self {
+        Self { blocks }
+    }
+
     /// How many pages it has.
     pub(crate) fn len(&self) -> usize {
         self.blocks.len()
     }
+
+    /// The pages in order.
+    pub(crate) fn blocks(&self) -> &[u32] {
+        &self.blocks
+    }
+
+    /// The pages in order, for whoever holds them from now on.
+    pub(crate) fn into_blocks(self) -> Vec<u32> {
+        self.blocks
+    }
 }
 
 /// All pages, allocated once.
-pub(crate) struct KvPool {
+pub(crate) struct KvPages {
     layout: KvLayout,
     data: Vec<f16>,
-    free: Vec<u32>,
-    blocks: usize,
 }
 
-impl KvPool {
-    /// A pool of `blocks` pages.
+impl KvPages {
+    /// Memory of `blocks` pages.
     pub(crate) fn new(layout: KvLayout, blocks: u32) -> Self {
-        let data = vec![f16::ZERO; layout.block_numbers() * blocks as usize];
-        Self { layout, data, free: (0..blocks).rev().collect(), blocks: blocks as usize }
+        Self { layout, data: vec![f16::ZERO; layout.block_numbers() * blocks as usize] }
     }
 
-    /// Bytes of all pages.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.blocks as u64 * self.layout.block_bytes()
+    /// The shape of a page.
+    pub(crate) fn layout(&self) -> KvLayout {
+        self.layout
     }
 
-    /// Bytes of the pages that nobody holds.
-    pub(crate) fn free_bytes(&self) -> u64 {
-        self.free.len() as u64 * self.layout.block_bytes()
+    /// All numbers of one page.
+    pub(crate) fn page(&self, block: u32) -> &[f16] {
+        let numbers = self.layout.block_numbers();
+        &self.data[block as usize * numbers..][..numbers]
     }
 
-    /// Takes `count` pages, or none where fewer are free.
-    pub(crate) fn allocate(&mut self, count: usize) -> Option<BlockTable> {
-        let keep = self.free.len().checked_sub(count)?;
-        Some(BlockTable { blocks: self.free.split_off(keep) })
+    /// All numbers of one page, to be overwritten.
+    pub(crate) fn page_mut(&mut self, block: u32) -> &mut [f16] {
+        let numbers = self.layout.block_numbers();
+        &mut self.data[block as usize * numbers..][..numbers]
     }
 
-    /// Takes a sequence's pages back.
-    pub(crate) fn release(&mut self, table: BlockTable) {
-        self.free.extend(table.blocks);
+    /// Makes page `to` equal to page `from`.
+    pub(crate) fn copy(&mut self, from: u32, to: u32) {
+        let numbers = self.layout.block_numbers();
+        let start = from as usize * numbers;
+        self.data.copy_within(start..start + numbers, to as usize * numbers);
     }
 
     fn offset(&self, block: u32, layer: usize, head: usize) -> usize {
@@ -144,34 +160,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_are_lent_once_and_come_back() {
-        let layout = KvLayout { layers: 2, kv_heads: 1, head_size: 16 };
-        let mut pool = KvPool::new(layout, 5);
-        assert_eq!(pool.bytes(), 5 * 2 * 2 * 32 * 16 * 2);
-        let first = pool.allocate(3).unwrap();
-        let second = pool.allocate(2).unwrap();
-        assert!(pool.allocate(1).is_none());
-        let mut all: Vec<u32> = first.blocks.iter().chain(&second.blocks).copied().collect();
-        all.sort_unstable();
-        assert_eq!(all, [0, 1, 2, 3, 4]);
-        pool.release(first);
-        assert_eq!(pool.free_bytes(), 3 * layout.block_bytes());
-        assert_eq!(pool.allocate(3).map(|table| table.len()), Some(3));
-    }
-
-    #[test]
     fn what_is_written_at_a_position_is_read_there_and_nowhere_else() {
         let layout = KvLayout { layers: 2, kv_heads: 2, head_size: 16 };
-        let mut pool = KvPool::new(layout, 3);
-        let table = pool.allocate(2).unwrap();
+        let mut pages = KvPages::new(layout, 3);
+        let table = BlockTable::new(vec![2, 0]);
         let keys: Vec<f32> = (0..32u8).map(f32::from).collect();
         let values: Vec<f32> = keys.iter().map(|key| key + 100.0).collect();
-        pool.write(&table, 1, 37, &keys, &values);
-        let (head_keys, head_values) = pool.block(&table, 1, 1, 1);
+        pages.write(&table, 1, 37, &keys, &values);
+        let (head_keys, head_values) = pages.block(&table, 1, 1, 1);
         for d in 0..16 {
             assert_eq!(head_keys[d * BLOCK_TOKENS + 5], f16::from_f32(keys[16 + d]));
             assert_eq!(head_values[5 * 16 + d], f16::from_f32(values[16 + d]));
         }
-        assert_eq!(pool.data.iter().filter(|number| number.to_f32() != 0.0).count(), 63);
+        assert_eq!(pages.data.iter().filter(|number| number.to_f32() != 0.0).count(), 63);
+        pages.copy(0, 1);
+        assert_eq!(pages.page(1), pages.page(0));
+        assert!(pages.page(2).iter().all(|number| *number == f16::ZERO));
     }
 }

@@ -17,7 +17,7 @@ mod vector;
 
 pub(crate) use attention::{AttentionRows, attend};
 pub(crate) use blocks::{BlockActivations, BlockFormat, BlockMatrix};
-pub(crate) use kv::{BLOCK_TOKENS, BlockTable, KvLayout, KvPool};
+pub(crate) use kv::{BLOCK_TOKENS, BlockTable, KvLayout, KvPages};
 pub(crate) use parallel::for_each_part_mut;
 pub(crate) use vector::{
     add_assign, exp_sum, max_value, rms_norm, rope_interleaved, silu_multiply, softmax_weights,

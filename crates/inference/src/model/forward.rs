@@ -4,7 +4,7 @@ use super::linear::Linear;
 use super::weights::{Layer, Model};
 use crate::error::InferenceError;
 use crate::kernels::{
-    AttentionRows, BlockTable, KvPool, add_assign, attend, for_each_part_mut, rms_norm, rope_interleaved,
+    AttentionRows, BlockTable, KvPages, add_assign, attend, for_each_part_mut, rms_norm, rope_interleaved,
     silu_multiply,
 };
 
@@ -52,7 +52,7 @@ impl Model {
     ///
     /// Every chunk's tokens are below the vocabulary's size and its end within the positions that the model was
     /// loaded for; both are checked.
-    pub(crate) fn forward(&self, kv: &mut KvPool, chunks: &[Chunk<'_>]) -> Result<Logits, InferenceError> {
+    pub(crate) fn forward(&self, kv: &mut KvPages, chunks: &[Chunk<'_>]) -> Result<Logits, InferenceError> {
         let width = self.config.width;
         let ids: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens).copied().collect();
         let positions: Vec<usize> =
@@ -132,7 +132,7 @@ impl Model {
     /// Attention of layer `index`: `normed` is `[tokens][width]`, the result `[tokens][heads * head size]`.
     fn attention(
         &self,
-        kv: &mut KvPool,
+        kv: &mut KvPages,
         index: usize,
         layer: &Layer,
         normed: Vec<f32>,

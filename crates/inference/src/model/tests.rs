@@ -4,13 +4,15 @@ use candle_core::quantized::GgmlDType::{self, F32, Q4_1, Q4K, Q6K, Q8_0};
 
 use super::naive::NaiveLlama;
 use super::*;
+use crate::backend::ContextId;
 use crate::gguf::{GgufFile, ModelSource};
-use crate::kernels::{BlockTable, KvLayout, KvPool};
+use crate::kernels::{BlockTable, KvLayout};
+use crate::kv::{KvCache, Sharing};
 use crate::support::{Random, RandomLlama};
 
 struct Loaded {
     model: Model,
-    kv: KvPool,
+    kv: KvCache,
     naive: NaiveLlama,
     vocabulary: usize,
 }
@@ -22,7 +24,7 @@ fn load(shape: &RandomLlama) -> Loaded {
     let mut file = GgufFile::open(&source).unwrap();
     let config = ModelConfig::read(&file).unwrap();
     let model = Model::load(&mut file, config, 256).unwrap();
-    let kv = KvPool::new(model.kv_layout(), 64);
+    let kv = KvCache::new(model.kv_layout(), 64, 64);
     Loaded { model, kv, naive, vocabulary: shape.text_tokens }
 }
 
@@ -65,7 +67,7 @@ fn tokens(random: &mut Random, count: usize, vocabulary: usize) -> Vec<u32> {
 
 fn step(loaded: &mut Loaded, table: &BlockTable, tokens: &[u32], start: usize) -> Vec<f32> {
     let chunk = Chunk { tokens, start, table, sample: true };
-    loaded.model.forward(&mut loaded.kv, &[chunk]).unwrap().rows_mut().next().unwrap().to_vec()
+    loaded.model.forward(loaded.kv.pages_mut(), &[chunk]).unwrap().rows_mut().next().unwrap().to_vec()
 }
 
 #[test]
@@ -73,7 +75,7 @@ fn a_sequence_alone_agrees_with_the_forward_pass_written_out() {
     for (shape, tolerance) in shapes() {
         let mut loaded = load(&shape);
         let ids = tokens(&mut Random(3), 70, loaded.vocabulary);
-        let table = loaded.kv.allocate(KvLayout::blocks_for(80)).unwrap();
+        let table = loaded.kv.scratch(KvLayout::blocks_for(80)).unwrap();
         // A prompt in chunks of several sizes, then single tokens.
         let mut start = 0;
         for length in [1, 2, 40, 20, 1, 1] {
@@ -95,7 +97,7 @@ fn sequences_in_one_ragged_step_do_not_notice_each_other() {
             lengths.iter().map(|length| tokens(&mut random, length + 2, loaded.vocabulary)).collect();
         let tables: Vec<BlockTable> = lengths
             .iter()
-            .map(|length| loaded.kv.allocate(KvLayout::blocks_for(length + 2)).unwrap())
+            .map(|length| loaded.kv.scratch(KvLayout::blocks_for(length + 2)).unwrap())
             .collect();
         let mut done = vec![0usize; lengths.len()];
         // First every second sequence, then the others beside single tokens of the first, then all.
@@ -116,7 +118,7 @@ fn sequences_in_one_ragged_step_do_not_notice_each_other() {
                     sample: true,
                 })
                 .collect();
-            let mut logits = loaded.model.forward(&mut loaded.kv, &chunks).unwrap();
+            let mut logits = loaded.model.forward(loaded.kv.pages_mut(), &chunks).unwrap();
             let mut rows = logits.rows_mut();
             for index in (0..lengths.len()).filter(|index| parts[*index] > 0) {
                 done[index] += parts[index];
@@ -137,7 +139,7 @@ fn the_company_in_a_batch_changes_no_clear_greedy_choice() {
             (0..7).map(|i| tokens(&mut random, 4 + 9 * i, loaded.vocabulary)).collect();
         let tables: Vec<BlockTable> = prompts
             .iter()
-            .map(|prompt| loaded.kv.allocate(KvLayout::blocks_for(prompt.len())).unwrap())
+            .map(|prompt| loaded.kv.scratch(KvLayout::blocks_for(prompt.len())).unwrap())
             .collect();
         let alone: Vec<Vec<f32>> =
             prompts.iter().zip(&tables).map(|(prompt, table)| step(&mut loaded, table, prompt, 0)).collect();
@@ -146,7 +148,7 @@ fn the_company_in_a_batch_changes_no_clear_greedy_choice() {
             .zip(&tables)
             .map(|(tokens, table)| Chunk { tokens, start: 0, table, sample: true })
             .collect();
-        let mut together = loaded.model.forward(&mut loaded.kv, &chunks).unwrap();
+        let mut together = loaded.model.forward(loaded.kv.pages_mut(), &chunks).unwrap();
         for (alone, together) in alone.iter().zip(together.rows_mut()) {
             let mut order: Vec<usize> = (0..alone.len()).collect();
             order.sort_by(|a, b| alone[*b].total_cmp(&alone[*a]));
@@ -161,13 +163,39 @@ fn the_company_in_a_batch_changes_no_clear_greedy_choice() {
 }
 
 #[test]
+fn shared_kept_and_swapped_prefixes_agree_with_the_forward_pass_written_out() {
+    for (shape, tolerance) in shapes() {
+        let mut loaded = load(&shape);
+        let ids = tokens(&mut Random(31), 90, loaded.vocabulary);
+        let sharing = Sharing { common_tokens: 40, salt: "tenant".into() };
+        let context = Some(ContextId(1));
+        // Each goes on from what the one before left: kept, found by another, swapped out and in, and a part of it.
+        let ways =
+            [(context, 70, 0), (context, 75, 70), (None, 80, 64), (context, 85, 75), (context, 50, 49)];
+        for (index, (context, length, cached)) in ways.into_iter().enumerate() {
+            if index == 3 {
+                assert!(loaded.kv.swap_out(ContextId(1)));
+                loaded.kv.reclaim_all();
+            }
+            let prompt = &ids[..length];
+            let lent = loaded.kv.open(context, prompt, &sharing, 96).unwrap();
+            assert_eq!(lent.cached, cached);
+            let logits = step(&mut loaded, &lent.table, &prompt[cached..], cached);
+            let error = relative_error(&logits, &loaded.naive.logits(prompt));
+            assert!(error < tolerance, "{shape:?} way {index}: {error}");
+            loaded.kv.close(lent.table, prompt.to_vec(), &sharing, context);
+        }
+    }
+}
+
+#[test]
 fn a_step_that_makes_no_sense_is_an_error() {
     let mut loaded = load(&RandomLlama::default());
-    let table = loaded.kv.allocate(1).unwrap();
+    let table = loaded.kv.scratch(1).unwrap();
     let vocabulary = u32::try_from(loaded.model.config.vocabulary).unwrap();
     for (tokens, start) in [(&[][..], 0), (&[vocabulary][..], 0), (&[1][..], 32), (&[1][..], 400)] {
         let chunk = Chunk { tokens, start, table: &table, sample: true };
-        assert!(loaded.model.forward(&mut loaded.kv, &[chunk]).is_err());
+        assert!(loaded.model.forward(loaded.kv.pages_mut(), &[chunk]).is_err());
     }
-    assert!(loaded.model.forward(&mut loaded.kv, &[]).is_err());
+    assert!(loaded.model.forward(loaded.kv.pages_mut(), &[]).is_err());
 }

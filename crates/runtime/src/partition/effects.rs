@@ -100,10 +100,12 @@ impl Partition {
         let bytes: usize = request.messages.iter().map(|message| message.content.len()).sum();
         let lease = LeaseRequest {
             agent: exposed.agent.clone(),
+            tenant: exposed.goal.tenant.clone(),
             urgency: exposed.goal.urgency,
             prompt_tokens_estimate: u32::try_from(bytes / 4).unwrap_or(u32::MAX),
             tokens_max,
             goal_started: exposed.step > 1,
+            deadline: exposed.goal.deadline,
         };
         let node = self.node.clone();
         node.effects.begin(&exposed.agent, wish.clone());

@@ -8,12 +8,12 @@ fn memory_is_set_aside_at_admission_and_comes_back_at_the_end() {
     let before = engine.memory();
     assert_eq!(before.kv_used, ByteCount(0));
     assert!(before.total() <= ByteCount::mib(256));
-    let admitted = engine.admit(RequestId(1), request("hi", 1.0, 1, 60)).unwrap();
+    let admitted = engine.admit(RequestId(1), request("hi", 1.0, 1, 60), &Origin::default()).unwrap();
     let block = engine.info().kv_bytes_per_token.bytes() * 32;
-    assert_eq!(admitted.kv_reserved.bytes(), u64::from(admitted.prompt_tokens + 60).div_ceil(32) * block);
-    assert_eq!(engine.memory().kv_used, admitted.kv_reserved);
+    assert_eq!(admitted.kv.total().bytes(), u64::from(admitted.prompt_tokens + 60).div_ceil(32) * block);
+    assert_eq!(engine.memory().kv_used, admitted.kv.total());
     engine.step().unwrap();
-    assert_eq!(engine.memory().kv_used, admitted.kv_reserved);
+    assert_eq!(engine.memory().kv_used, admitted.kv.total());
     run(&mut engine);
     assert_eq!(engine.memory(), before);
 }
@@ -21,8 +21,8 @@ fn memory_is_set_aside_at_admission_and_comes_back_at_the_end() {
 #[test]
 fn a_cancelled_request_gives_its_memory_back_at_once_and_never_finishes() {
     let mut engine = engine(&RandomLlama::default());
-    engine.admit(RequestId(1), request("hi", 1.0, 1, 60)).unwrap();
-    engine.admit(RequestId(2), request("ho", 1.0, 1, 20)).unwrap();
+    engine.admit(RequestId(1), request("hi", 1.0, 1, 60), &Origin::default()).unwrap();
+    engine.admit(RequestId(2), request("ho", 1.0, 1, 20), &Origin::default()).unwrap();
     engine.step().unwrap();
     engine.cancel(RequestId(1));
     engine.cancel(RequestId(77));
@@ -34,22 +34,27 @@ fn a_cancelled_request_gives_its_memory_back_at_once_and_never_finishes() {
 #[test]
 fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {
     let mut engine = engine(&RandomLlama::default());
-    let long = engine.admit(RequestId(1), request("hi", 1.0, 1, 10_000)).unwrap_err();
+    let long = engine.admit(RequestId(1), request("hi", 1.0, 1, 10_000), &Origin::default()).unwrap_err();
     assert!(matches!(long, AdmitError::TooLong { wanted_tokens: 10_000, context_tokens: 256, .. }));
     assert!(!long.is_retryable());
     for (temperature, tokens_max) in [(f32::NAN, 5), (-1.0, 5), (1.0, 0)] {
-        let error = engine.admit(RequestId(1), request("hi", temperature, 1, tokens_max)).unwrap_err();
+        let error = engine
+            .admit(RequestId(1), request("hi", temperature, 1, tokens_max), &Origin::default())
+            .unwrap_err();
         assert!(matches!(error, AdmitError::Malformed { .. }));
     }
     let mut no_grammar = request("hi", 1.0, 1, 5);
     no_grammar.grammar = Grammar::JsonSchema("nonsense".into());
-    assert!(matches!(engine.admit(RequestId(1), no_grammar), Err(AdmitError::Malformed { .. })));
+    assert!(matches!(
+        engine.admit(RequestId(1), no_grammar, &Origin::default()),
+        Err(AdmitError::Malformed { .. })
+    ));
     assert_eq!((engine.active(), engine.memory().kv_used), (0, ByteCount(0)));
 
     for id in 0..8 {
-        engine.admit(RequestId(id), request("hi", 1.0, id, 5)).unwrap();
+        engine.admit(RequestId(id), request("hi", 1.0, id, 5), &Origin::default()).unwrap();
     }
-    let full = engine.admit(RequestId(9), request("hi", 1.0, 1, 5)).unwrap_err();
+    let full = engine.admit(RequestId(9), request("hi", 1.0, 1, 5), &Origin::default()).unwrap_err();
     assert!(matches!(full, AdmitError::NoSlot { slots: 8 }) && full.is_retryable());
 }
 
@@ -61,11 +66,11 @@ fn without_free_pages_a_request_waits_and_is_taken_later() {
     let mut engine =
         CandleEngine::load(&EngineConfig { memory_budget: one_sequence, ..config(shape.gguf()) }).unwrap();
     assert_eq!(engine.memory().kv_pool.0, plenty.kv_pool.0 / 8);
-    engine.admit(RequestId(1), request("hi", 1.0, 1, 250)).unwrap();
-    let refused = engine.admit(RequestId(2), request("hi", 1.0, 1, 30)).unwrap_err();
+    engine.admit(RequestId(1), request("hi", 1.0, 1, 250), &Origin::default()).unwrap();
+    let refused = engine.admit(RequestId(2), request("hi", 1.0, 1, 30), &Origin::default()).unwrap_err();
     assert!(matches!(refused, AdmitError::NoRoom { free: ByteCount(0), .. }) && refused.is_retryable());
     run(&mut engine);
-    engine.admit(RequestId(2), request("hi", 1.0, 1, 30)).unwrap();
+    engine.admit(RequestId(2), request("hi", 1.0, 1, 30), &Origin::default()).unwrap();
 }
 
 #[test]
