@@ -188,7 +188,7 @@ impl Summary {
             kintsugi_types::ByteCount(self.log.bytes)
         ));
         lines.push(format!(
-            "memory      {} of {} at the peak, {} agents on the model at once",
+            "memory      {} of {} at the peak, {} agents held in it at once",
             kintsugi_types::ByteCount(memory.total_bytes_peak),
             kintsugi_types::ByteCount(memory.budget_bytes),
             memory.resident_agents_peak
