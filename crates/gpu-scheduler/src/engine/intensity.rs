@@ -14,17 +14,22 @@ pub(super) enum Plan {
     GiveUp,
 }
 
-/// The attempts within the window.
+/// So many answers show that an engine works: what broke those before it is forgotten.
+const ANSWERS_PROVING: u32 = 32;
+
+/// The attempts within the window, since an engine last proved itself.
 #[derive(Debug)]
 pub(super) struct Intensity {
     policy: RebuildPolicy,
     attempts: VecDeque<Instant>,
+    /// Answers of the engine that was built last.
+    answers: u32,
 }
 
 impl Intensity {
     /// No attempt yet.
     pub(super) fn new(policy: RebuildPolicy) -> Self {
-        Self { policy, attempts: VecDeque::new() }
+        Self { policy, attempts: VecDeque::new(), answers: 0 }
     }
 
     /// What the policy says at `now`.
@@ -44,7 +49,16 @@ impl Intensity {
     pub(super) fn record(&mut self, now: Instant) -> u32 {
         let made = self.made_by(now);
         self.attempts.push_back(now);
+        self.answers = 0;
         made + 1
+    }
+
+    /// Counts an answer of the engine.
+    pub(super) fn answered(&mut self) {
+        self.answers = self.answers.saturating_add(1);
+        if self.answers == ANSWERS_PROVING {
+            self.attempts.clear();
+        }
     }
 
     /// How long one waits between attempts once the engine is down.
@@ -91,5 +105,17 @@ mod tests {
         assert_eq!(intensity.plan(at(59)), Plan::GiveUp);
         assert_eq!(intensity.plan(at(60)), Plan::Attempt { delay: Duration::from_millis(200) });
         assert_eq!(intensity.plan(at(200)), Plan::Attempt { delay: Duration::ZERO });
+    }
+
+    #[test]
+    fn an_engine_that_works_between_its_faults_is_no_crash_loop() {
+        let now = Instant::now();
+        let mut intensity = Intensity::new(RebuildPolicy { attempts_max: 1, ..RebuildPolicy::default() });
+        intensity.record(now);
+        assert_eq!(intensity.plan(now), Plan::GiveUp);
+        for _ in 0..ANSWERS_PROVING {
+            intensity.answered();
+        }
+        assert_eq!(intensity.plan(now), Plan::Attempt { delay: Duration::ZERO });
     }
 }

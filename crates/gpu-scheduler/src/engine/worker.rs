@@ -238,6 +238,9 @@ impl Worker {
             self.ledger.release(id);
             self.ledger.keep(context, kept);
             self.residency.finish(context, kept != KvHeld::default());
+            if outcome.is_ok() {
+                self.intensity.answered();
+            }
             outcomes.push((id, outcome.map_err(|reason| ThinkError::Failed { reason })));
         }
         self.settle(outcomes);
