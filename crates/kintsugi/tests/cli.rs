@@ -169,7 +169,7 @@ fn help_names_the_flags_that_are_promised() {
             "--format",
             "--quiet",
         ],
-        &["--chaos"],
+        &[],
     );
     check(
         &["up"],

@@ -20,7 +20,7 @@ fn step(agent: &str, number: u32) -> Metric {
         similarity: Some(Score::new(0.4)),
         context_ratio: 0.3,
         latency_ms: StepLatency::default(),
-        tokens: TokenUsage::default(),
+        tokens: TokenUsage { prompt: 50, cached: 0, completion: 10 },
         tool: Some(call(None)),
         malformed: false,
         repeated_call: false,

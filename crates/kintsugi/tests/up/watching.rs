@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_eventlog::{Append, EmbeddedLog, EventLog as _, NewRecord};
@@ -10,7 +11,7 @@ use kintsugi_events::{Envelope, Event, Payload};
 use kintsugi_types::{Clock as _, SystemClock, SystemIds};
 use serde_json::Value;
 
-use crate::node::{Node, shape};
+use crate::node::{Node, PATIENCE, shape};
 
 /// Puts one event of each of these types into the log of the node in `folder`, as the fixtures of `events` have them.
 pub(crate) fn write_log(folder: &Path, types: &[&str]) {
@@ -62,9 +63,17 @@ fn metrics_tell_what_was_healed_and_what_is() {
     let folder = tempfile::tempdir().unwrap();
     write_log(folder.path(), &SEAM);
     let node = Node::start(folder.path());
-    let answer = node.get("/metrics");
+    let begun = Instant::now();
+    // The model is loaded while the node answers already.
+    let (answer, samples) = loop {
+        let answer = node.get("/metrics");
+        let samples = parse(&answer.text);
+        if samples["kintsugi_memory_bytes{purpose=\"weights\"}"] > 0.0 {
+            break (answer, samples);
+        }
+        assert!(begun.elapsed() < PATIENCE, "the model is not loaded: {}", answer.text);
+    };
     assert!(answer.headers["content-type"].starts_with("application/openmetrics-text"));
-    let samples = parse(&answer.text);
     let at_least = |name: &str, least: f64| {
         let value = samples.get(name).unwrap_or_else(|| panic!("no {name} in {}", answer.text));
         assert!(*value >= least, "{name} is {value}");
