@@ -3,11 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
+use kintsugi_eventlog::{EmbeddedLog, LogReader as _};
 use kintsugi_events::{GoalStatus, Mode, RecoveryPhase};
 use kintsugi_runtime::Node;
 use kintsugi_runtime::node::Part;
@@ -129,4 +130,34 @@ fn a_part_that_panics_is_started_again_from_the_log() {
     let others: Vec<_> =
         audit.goals.values().flatten().filter(|result| result.status != GoalStatus::Completed).collect();
     assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn a_node_that_is_stopped_leaves_its_agents_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = CountingServer::start(Arc::new(|_| fine())).unwrap();
+    prepare(folder.path(), &server.url()).unwrap();
+    let log = Arc::new(EmbeddedLog::open(folder.path().join("log"), Options::default()).unwrap());
+    let begun = Instant::now();
+    for start in 1..=4 {
+        let node = Node::start(parts(folder.path(), log.clone(), Wiring::default()).unwrap()).unwrap();
+        if start == 1 {
+            node.publish(&goals(200).unwrap()).unwrap();
+        }
+        while node.status().goals_ended() < 10 {
+            assert!(begun.elapsed() < PATIENCE, "start {start} does not get on");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        node.stop();
+    }
+    // A failure that the stop itself made would use up tries, and park agents that nobody then mends.
+    let mut failed = Vec::new();
+    log.replay(log.start_lsn(), &mut |record| {
+        if record.event_type.contains("thought.failed") {
+            failed.push(record.lsn);
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(failed, []);
 }
