@@ -171,6 +171,7 @@ pub fn parts_with(
         thresholds: HealthThresholds::default(),
         temperature: 0.0,
         top_p: 1.0,
+        population: 1,
         context_tokens: 4096,
     };
     Ok(NodeParts {

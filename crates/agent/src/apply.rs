@@ -1,10 +1,12 @@
 //! `apply`: the state after an event. Total: every event that a journal holds can be applied, and nothing else
 //! but the event and the state decides what comes out.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kintsugi_events::{
-    AgentEvent, Checkpoint, GoalEnd, ObservationRecord, Recovery, RecoveryAction, ThoughtRecord,
+    ActionCall, AgentEvent, Checkpoint, Goal, GoalEnd, HandedCall, HealthState, ObservationRecord, Recovery,
+    RecoveryAction, RecoveryPhase, ThoughtRecord,
 };
 use kintsugi_types::{ErrorTier, GoalId, RecoveryId, Score, Timestamp, TokenUsage};
 
@@ -34,6 +36,7 @@ impl AgentState {
             AgentEvent::GoalAccepted { goal } => self.queue.push_back(goal.clone()),
             AgentEvent::GoalStarted { goal, at, seed } => self.start_goal(goal, *at, *seed),
             AgentEvent::GoalEnded(end) => self.end_goal(end),
+            AgentEvent::GoalReassigned { goal, .. } => self.let_goal_go(goal),
             AgentEvent::CheckpointTaken(checkpoint) => self.take_checkpoint(checkpoint),
             AgentEvent::RecoveryDeferred { plan, planned_at } => {
                 self.remember_recovery(plan.recovery);
@@ -48,12 +51,16 @@ impl AgentState {
             }
             AgentEvent::RecoveryEnded { recovery, phase } => {
                 self.remember_recovery(*recovery);
+                // What comes next tells whether it is well again.
+                if self.health_state == HealthState::Recovering {
+                    self.health_state = HealthState::Degraded;
+                }
                 if let Some(run) = &mut self.run {
                     run.deferred.take_if(|open| open.plan.recovery == *recovery);
                 }
                 if let Some(run) = &mut self.run
                     && run.recovery.take_if(|open| open.plan.recovery == *recovery).is_some()
-                    && *phase == kintsugi_events::RecoveryPhase::Completed
+                    && *phase == RecoveryPhase::Completed
                 {
                     run.seams += 1;
                 }
@@ -61,12 +68,12 @@ impl AgentState {
             AgentEvent::Quarantined { reason } => {
                 self.quarantined = Some(reason.clone());
                 self.health = Score::ZERO;
-                self.health_state = kintsugi_events::HealthState::Failed;
+                self.health_state = HealthState::Failed;
             }
             AgentEvent::Resumed { .. } => {
                 self.quarantined = None;
                 self.health = Score::ONE;
-                self.health_state = kintsugi_events::HealthState::Healthy;
+                self.health_state = HealthState::Healthy;
             }
             of_the_run => {
                 if let Some(run) = &mut self.run {
@@ -79,36 +86,18 @@ impl AgentState {
     fn start_goal(&mut self, goal: &GoalId, at: Timestamp, seed: u64) {
         let waiting = self.queue.iter().position(|queued| queued.id.as_ref() == Some(goal));
         if let Some(goal_taken) = waiting.and_then(|place| self.queue.remove(place)) {
-            self.run = Some(Run {
-                goal: goal_taken,
-                goal_id: goal.clone(),
-                started_at: at,
-                seed,
-                step: 0,
-                phase: Phase::Ready,
-                call: None,
-                turns: Vec::new(),
-                thoughts: std::collections::VecDeque::new(),
-                calls: Vec::new(),
-                tokens: TokenUsage::default(),
-                so_far: StepSoFar::default(),
-                malformed_in_row: 0,
-                refused_in_row: 0,
-                thinks_in_step: 0,
-                simple_reply: false,
-                seams: 0,
-                rollbacks: std::collections::VecDeque::new(),
-                deferred: None,
-                recovery: None,
-                last_error: None,
-            });
+            self.run = Some(Run::new(goal_taken, goal.clone(), at, seed));
         }
     }
 
     fn end_goal(&mut self, end: &GoalEnd) {
         self.goals_ended += 1;
-        if self.run.take_if(|run| run.goal_id == end.goal).is_none() {
-            self.queue.retain(|queued| queued.id.as_ref() != Some(&end.goal));
+        self.let_goal_go(&end.goal);
+    }
+
+    fn let_goal_go(&mut self, goal: &GoalId) {
+        if self.run.take_if(|run| run.goal_id == *goal).is_none() {
+            self.queue.retain(|queued| queued.id.as_ref() != Some(goal));
         }
     }
 
@@ -123,7 +112,7 @@ impl AgentState {
             run.rollbacks.push_back(RollbackPoint {
                 step: checkpoint.step,
                 turns: run.turns.len(),
-                is_good: checkpoint.health_state == kintsugi_events::HealthState::Healthy,
+                is_good: checkpoint.health_state == HealthState::Healthy,
             });
             run.thinks_in_step = 0;
             run.so_far = StepSoFar::default();
@@ -138,7 +127,7 @@ impl AgentState {
             run.recovery = Some(OpenRecovery { plan: Box::new(plan.clone()), planned_at, state_before });
             run.mend(plan, resume_at);
         }
-        self.health_state = kintsugi_events::HealthState::Recovering;
+        self.health_state = HealthState::Recovering;
     }
 
     fn remember_recovery(&mut self, recovery: RecoveryId) {
@@ -153,6 +142,44 @@ impl AgentState {
 }
 
 impl Run {
+    /// A goal at its first step here. One that was handed over goes on where the agent before it stopped: what was
+    /// spent stays spent, and what was done outside is a fact; the rest of the conversation begins anew.
+    fn new(goal: Arc<Goal>, goal_id: GoalId, at: Timestamp, seed: u64) -> Self {
+        let handover = goal.handover.as_deref();
+        let calls: Vec<Arc<DoneCall>> =
+            handover.map_or_else(Vec::new, |handover| handover.calls.iter().map(handed_call).collect());
+        let mut turns: Vec<Turn> = calls
+            .iter()
+            .filter(|done| done.ok && done.write)
+            .map(|done| Turn::Observed(fact(done)))
+            .collect();
+        turns.iter_mut().for_each(shorten);
+        Self {
+            started_at: handover.and_then(|handover| handover.started_at).unwrap_or(at),
+            step: handover.map_or(0, |handover| handover.steps),
+            tokens: handover.map_or_else(TokenUsage::default, |handover| handover.tokens),
+            seams: handover.map_or(0, |handover| handover.seams),
+            goal,
+            goal_id,
+            seed,
+            phase: Phase::Ready,
+            call: None,
+            turns,
+            thoughts: VecDeque::new(),
+            calls,
+            so_far: StepSoFar::default(),
+            malformed_in_row: 0,
+            refused_in_row: 0,
+            thinks_in_step: 0,
+            simple_reply: false,
+            is_light: false,
+            rollbacks: VecDeque::new(),
+            deferred: None,
+            recovery: None,
+            last_error: None,
+        }
+    }
+
     fn apply(&mut self, event: &AgentEvent) {
         match event {
             AgentEvent::ThinkRequested { effect, step, attempt, sampling_seed } => {
@@ -260,13 +287,19 @@ impl Run {
             }
             RecoveryAction::DegradeGracefully => {
                 self.close_failed_call();
+                self.forget_unanswered();
                 self.simple_reply = true;
             }
-            RecoveryAction::Retry
+            RecoveryAction::ModelDownshift => {
+                self.close_failed_call();
+                self.forget_unanswered();
+                self.is_light = true;
+            }
+            // A goal that is handed over goes as a whole, or stays as it is.
+            RecoveryAction::AgentRedistribute
+            | RecoveryAction::Retry
             | RecoveryAction::RetryWithBackoff
             | RecoveryAction::CircuitBreaker
-            | RecoveryAction::ModelDownshift
-            | RecoveryAction::AgentRedistribute
             | RecoveryAction::RebuildEngine
             | RecoveryAction::NotifyHuman
             | RecoveryAction::Monitor => {}
@@ -295,10 +328,22 @@ impl Run {
         self.turns.extend(facts);
     }
 
+    /// Takes back what the model said last if nothing answered it: it is asked for the step anew.
+    fn forget_unanswered(&mut self) {
+        self.turns.pop_if(|turn| matches!(turn, Turn::Said(_)));
+    }
+
     fn close_failed_call(&mut self) {
         let error = self.last_error.clone().unwrap_or_else(|| "given up".to_owned());
         self.close_call(false, error.into());
     }
+}
+
+fn handed_call(handed: &HandedCall) -> Arc<DoneCall> {
+    let HandedCall { effect, tool, args, ok, write, output } = handed.clone();
+    let call = ActionCall { tool, args };
+    // The conversation that it belonged to is gone: to make it again is no repetition.
+    Arc::new(DoneCall { effect, call, ok, write, output, is_forgotten: !write })
 }
 
 /// Cuts what a tool said to [`OBSERVATION_BYTES_KEPT`].

@@ -74,6 +74,8 @@ pub struct KindConfig {
     pub temperature: f32,
     /// Nucleus of sampling.
     pub top_p: f32,
+    /// How many agents of the kind there are.
+    pub population: u32,
     /// The longest context, in tokens: the model's, or less.
     pub context_tokens: u32,
 }

@@ -19,6 +19,12 @@ pub const THOUGHT_CHARS_MAX: usize = 120;
 /// The longest answer that the grammar lets through, in characters.
 pub const ANSWER_CHARS_MAX: usize = 400;
 
+/// The longest thought of an agent on lighter work, in characters.
+pub const PLAIN_THOUGHT_CHARS_MAX: usize = 60;
+
+/// The longest answer of an agent on lighter work, in characters.
+pub const PLAIN_ANSWER_CHARS_MAX: usize = 200;
+
 /// What the model wants to do in a step.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
@@ -126,11 +132,20 @@ pub fn read_decision(text: &str, tools: &[ToolSpec]) -> Result<Decision, Decisio
 
 /// The grammar of a step's answer: a thought, then one of `tools` with arguments of its schema, or `finish`.
 pub fn decision_grammar(tools: &[ToolSpec]) -> Grammar {
+    grammar(tools, THOUGHT_CHARS_MAX, ANSWER_CHARS_MAX)
+}
+
+/// The same with less room for words, for an agent on lighter work.
+pub fn plain_decision_grammar(tools: &[ToolSpec]) -> Grammar {
+    grammar(tools, PLAIN_THOUGHT_CHARS_MAX, PLAIN_ANSWER_CHARS_MAX)
+}
+
+fn grammar(tools: &[ToolSpec], thought_chars_max: usize, answer_chars_max: usize) -> Grammar {
     let branch = |name: &str, args: Value| {
         json!({
             "type": "object",
             "properties": {
-                "thought": {"type": "string", "maxLength": THOUGHT_CHARS_MAX},
+                "thought": {"type": "string", "maxLength": thought_chars_max},
                 "action": {"const": name},
                 "args": args,
             },
@@ -140,7 +155,7 @@ pub fn decision_grammar(tools: &[ToolSpec]) -> Grammar {
     };
     let finish = json!({
         "type": "object",
-        "properties": {"answer": {"type": "string", "maxLength": ANSWER_CHARS_MAX}},
+        "properties": {"answer": {"type": "string", "maxLength": answer_chars_max}},
         "required": ["answer"],
         "additionalProperties": false,
     });

@@ -13,7 +13,7 @@ use crate::effect::{Effect, OpenCall};
 use crate::prompt;
 
 /// Version of the state's JSON form in snapshots.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 3;
 
 /// What the state's JSON takes in the middle of a goal, about: memory is asked for once.
 const JSON_BYTES_EXPECTED: usize = 8 * 1024;
@@ -167,6 +167,8 @@ pub struct Run {
     pub thinks_in_step: u32,
     /// Whether only an answer without tools is wanted.
     pub simple_reply: bool,
+    /// Whether a lighter model is asked, or the same one for less.
+    pub is_light: bool,
     /// Recoveries that helped.
     pub seams: u32,
     /// Where a rollback may lead: the newest checkpoints, newest last.

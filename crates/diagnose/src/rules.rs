@@ -52,9 +52,20 @@ impl Rules {
             sequence: anomaly.sequence,
             step: anomaly.step,
             health: anomaly.health,
+            context_ratio: anomaly.context_ratio,
+            fallen_by: fallen_by(anomaly),
             tool: anomaly.tool.clone(),
         }
     }
+}
+
+/// How far a score in [0, 1] fell; missing where the anomaly is of something else.
+fn fallen_by(anomaly: &Anomaly) -> Option<f64> {
+    let is_score = matches!(
+        anomaly.kind,
+        AnomalyKind::LowConfidence | AnomalyKind::LowCoherence | AnomalyKind::LowHealth
+    );
+    is_score.then(|| (anomaly.baseline - anomaly.value).max(0.0))
 }
 
 fn is_same_fault(other: &Anomaly, anomaly: &Anomaly) -> bool {
@@ -72,10 +83,10 @@ fn find(anomaly: &Anomaly, earlier: usize) -> Finding {
         AnomalyKind::Loop => Finding {
             fault: FaultType::Loop,
             severity,
-            cause: if anomaly.metric == "similarity" {
-                format!("the last {} thoughts say the same", anomaly.value)
-            } else {
-                format!("the same call was made {} times in a row", anomaly.value)
+            cause: match anomaly.metric.as_str() {
+                "similarity" => format!("the last {} thoughts say the same", anomaly.value),
+                "failing_action" => format!("the same call failed {} times in a row", anomaly.value),
+                _ => format!("the same call was made {} times in a row", anomaly.value),
             },
             action: RecoveryAction::ForceReplan,
             recoverable: true,
@@ -109,7 +120,7 @@ fn find(anomaly: &Anomaly, earlier: usize) -> Finding {
         AnomalyKind::HighTokens => Finding {
             fault: FaultType::ContextOverflow,
             severity,
-            cause: "a step takes far more tokens than usual".to_owned(),
+            cause: "the agent's goals take far more tokens than usual".to_owned(),
             action: RecoveryAction::PruneContext,
             recoverable: true,
             confidence: 0.6,
@@ -117,7 +128,7 @@ fn find(anomaly: &Anomaly, earlier: usize) -> Finding {
         AnomalyKind::BudgetSpent => Finding {
             fault: FaultType::BudgetExceeded,
             severity,
-            cause: format!("the budget of {} is spent", anomaly.metric),
+            cause: format!("the {} is spent", anomaly.metric.replace('.', " of ")),
             action: RecoveryAction::NotifyHuman,
             recoverable: false,
             confidence: 0.95,
@@ -130,14 +141,7 @@ fn find(anomaly: &Anomaly, earlier: usize) -> Finding {
             recoverable: true,
             confidence: 0.95,
         },
-        AnomalyKind::HighLatency => Finding {
-            fault: FaultType::LatencyDegradation,
-            severity,
-            cause: "steps take far longer than usual".to_owned(),
-            action: RecoveryAction::Monitor,
-            recoverable: true,
-            confidence: 0.6,
-        },
+        AnomalyKind::HighLatency => slowness(anomaly),
         AnomalyKind::LowHealth => Finding {
             fault: FaultType::StateDrift,
             severity,
@@ -186,8 +190,36 @@ fn tool_failure(anomaly: &Anomaly) -> Finding {
     Finding { fault: FaultType::ToolFailure, severity, cause, action, recoverable, confidence }
 }
 
-/// A tool fails for all agents behind it.
+/// One slow step is watched; steps that stay slow need less to think about.
+fn slowness(anomaly: &Anomaly) -> Finding {
+    let what = match anomaly.metric.as_str() {
+        "latency_ms.tool" => "a call took far longer than calls of this tool usually do",
+        "latency_ms.total" => "a step took far longer than usual",
+        _ => "steps take far longer than usual",
+    };
+    let is_lasting = anomaly.severity >= Severity::Medium;
+    Finding {
+        fault: FaultType::LatencyDegradation,
+        severity: anomaly.severity,
+        cause: what.to_owned(),
+        action: if is_lasting { RecoveryAction::ModelDownshift } else { RecoveryAction::Monitor },
+        recoverable: true,
+        confidence: 0.6,
+    }
+}
+
+/// A tool fails for all agents behind it, or calls of one agent fail more often than usual.
 fn failing_tool(anomaly: &Anomaly) -> Finding {
+    if anomaly.agent.agent().is_some() && anomaly.tool.is_none() {
+        return Finding {
+            fault: FaultType::ToolFailure,
+            severity: anomaly.severity,
+            cause: format!("only {:.0} % of the agent's calls are answered", anomaly.value * 100.0),
+            action: RecoveryAction::Monitor,
+            recoverable: true,
+            confidence: 0.8,
+        };
+    }
     let name = match (&anomaly.agent, &anomaly.tool) {
         (Subject::Tool(name), _) => name.as_str(),
         (_, Some(tool)) => tool.name.as_str(),

@@ -20,6 +20,7 @@ fn anomaly(kind: AnomalyKind, severity: Severity) -> Anomaly {
         sequence: 17,
         step: 3,
         health: Score::new(0.7),
+        context_ratio: Some(0.3),
         tool: None,
     }
 }
@@ -78,7 +79,7 @@ fn a_tool_that_fails_for_all_gets_a_breaker() {
         &Anomaly { agent: "support-1".parse().unwrap(), ..shared },
         "tool_failure retry_with_backoff recoverable Medium",
     );
-    check(&anomaly(AnomalyKind::LowToolSuccess, Severity::High), "unknown monitor recoverable High");
+    check(&anomaly(AnomalyKind::LowToolSuccess, Severity::High), "tool_failure monitor recoverable High");
 }
 
 #[test]

@@ -272,6 +272,16 @@ pub enum AgentEvent {
         /// Completed, failed or abandoned.
         phase: RecoveryPhase,
     },
+    /// The goal was handed to another agent: it goes back to the topic and ends there.
+    #[serde(rename = "goal.reassigned")]
+    GoalReassigned {
+        /// The goal.
+        goal: GoalId,
+        /// How often it was handed over, this time included.
+        epoch: u32,
+        /// Why.
+        reason: String,
+    },
     /// The goal ended.
     #[serde(rename = "goal.ended")]
     GoalEnded(GoalEnd),
@@ -321,6 +331,7 @@ type_names! {
     Self::RecoveryDeferred { .. } => "recovery.deferred",
     Self::RecoveryStarted { .. } => "recovery.applied",
     Self::RecoveryEnded { .. } => "recovery.closed",
+    Self::GoalReassigned { .. } => "goal.reassigned",
     Self::GoalEnded(_) => "goal.ended",
     Self::Quarantined { .. } => "agent.quarantined",
     Self::Resumed { .. } => "agent.resumed",

@@ -1,5 +1,7 @@
 //! Goals in, results out.
 
+use std::sync::Arc;
+
 use kintsugi_types::{
     AgentId, AgentKind, EffectId, GoalId, Score, TenantId, Timestamp, TokenUsage, ToolName,
 };
@@ -56,6 +58,9 @@ pub struct Goal {
     /// Its number in the run that published it, from 0. Only faults on purpose are drawn by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
+    /// What travels with it from the agent that had it before. Only agents write it; from anybody else it is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Box<Handover>>,
     /// What is right, for evaluation only: neither agent nor model ever sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Value>,
@@ -64,8 +69,58 @@ pub struct Goal {
     pub other: Map<String, Value>,
 }
 
+impl Goal {
+    /// How often it was handed from one agent to another.
+    pub fn epoch(&self) -> u32 {
+        self.handover.as_ref().map_or(0, |handover| handover.epoch)
+    }
+}
+
 fn middle_urgency() -> Score {
     Score::new(0.5)
+}
+
+/// One tool call that ended, as it travels with a goal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HandedCall {
+    /// The effect.
+    pub effect: EffectId,
+    /// The tool.
+    pub tool: ToolName,
+    /// Its arguments.
+    pub args: Value,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// Whether it changed something outside.
+    pub write: bool,
+    /// What came back.
+    pub output: Arc<str>,
+}
+
+/// What travels with a goal that one agent hands to another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Handover {
+    /// How often the goal was handed over, this time included.
+    pub epoch: u32,
+    /// Who worked it before, and does not get it back.
+    pub from: AgentId,
+    /// Why.
+    pub reason: String,
+    /// When its first step was begun; missing where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// Steps taken.
+    #[serde(default)]
+    pub steps: u32,
+    /// Tokens taken.
+    #[serde(default)]
+    pub tokens: TokenUsage,
+    /// Recoveries that helped.
+    #[serde(default)]
+    pub seams: u32,
+    /// The tool calls so far, in order.
+    #[serde(default)]
+    pub calls: Vec<HandedCall>,
 }
 
 /// How a goal ended.

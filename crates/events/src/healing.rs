@@ -1,7 +1,7 @@
 //! The four kinds of healing event: metric, anomaly, diagnosis, recovery.
 
 use kintsugi_types::{
-    AgentId, AnomalyId, DiagnosisId, ErrorTier, GoalId, RecoveryId, Score, TokenUsage, ToolName,
+    AgentId, AgentKind, AnomalyId, DiagnosisId, ErrorTier, GoalId, RecoveryId, Score, TokenUsage, ToolName,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,11 +55,39 @@ pub struct ToolOutcome {
     pub attempt: u32,
 }
 
+/// What a goal may run out of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say all there is")]
+pub enum Budget {
+    Steps,
+    Tokens,
+    Seconds,
+    Usd,
+    Deadline,
+}
+
+impl Budget {
+    /// The stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Steps => "steps",
+            Self::Tokens => "tokens",
+            Self::Seconds => "seconds",
+            Self::Usd => "usd",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
 /// One step's self-metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Metric {
     /// Who measured itself.
     pub agent: AgentId,
+    /// Its kind: a young agent is compared with its like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<AgentKind>,
     /// The goal being worked.
     pub goal: GoalId,
     /// The step, from 1.
@@ -89,6 +117,9 @@ pub struct Metric {
     /// Whether the same call was made before in this goal.
     #[serde(default)]
     pub repeated_call: bool,
+    /// What the goal ran out of, where that keeps the next step from being begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<Budget>,
     /// Sequence of the agent's journal that this metric saw.
     pub sequence: u64,
 }
@@ -186,6 +217,9 @@ pub struct Anomaly {
     /// The agent's health when it was found.
     #[serde(default)]
     pub health: Score,
+    /// Share of the context that was in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_ratio: Option<f64>,
     /// The tool behind it, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<ToolOutcome>,
@@ -304,6 +338,12 @@ pub struct Diagnosis {
     /// The agent's health when the anomaly was found.
     #[serde(default)]
     pub health: Score,
+    /// Share of the context that was in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_ratio: Option<f64>,
+    /// How far a score in [0, 1] fell below what it usually is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallen_by: Option<f64>,
     /// The tool behind it, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool: Option<ToolOutcome>,
@@ -408,6 +448,14 @@ pub struct Recovery {
 }
 
 impl Recovery {
+    /// Parameter of the last recovery of a cascade: the agent takes no more work until a person resumes it.
+    pub const GIVES_UP: &'static str = "gives_up_agent";
+
+    /// Whether the agent takes no more work after it.
+    pub fn gives_agent_up(&self) -> bool {
+        self.parameters.get(Self::GIVES_UP).and_then(Value::as_bool) == Some(true)
+    }
+
     /// Whether it is a plan that the mode forbids: it is told, and nobody acts on it.
     pub fn is_forbidden(&self) -> bool {
         self.phase == RecoveryPhase::Planned && self.outcome.is_some()

@@ -21,9 +21,9 @@ pub use agent::{
 pub use envelope::{Envelope, Event, Subject};
 pub use expect::{ExpectError, evaluate};
 pub use fault::{FaultEdge, FaultKind, InjectedFault};
-pub use goal::{Goal, GoalBudget, GoalResult, GoalStatus, ResultAction};
+pub use goal::{Goal, GoalBudget, GoalResult, GoalStatus, HandedCall, Handover, ResultAction};
 pub use healing::{
-    Anomaly, AnomalyKind, Diagnosis, FaultType, HealthScores, Metric, Mode, Recovery, RecoveryAction,
+    Anomaly, AnomalyKind, Budget, Diagnosis, FaultType, HealthScores, Metric, Mode, Recovery, RecoveryAction,
     RecoveryPhase, Severity, StepLatency, ToolOutcome,
 };
 pub use operations::{Approval, ApprovalDecision, DeadLetter, Snapshot};

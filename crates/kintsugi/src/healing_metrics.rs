@@ -139,6 +139,8 @@ impl HealingMetrics {
     /// Counts an event.
     pub(crate) fn take(&self, event: &Event) {
         match &event.payload {
+            // One that was handed over was published before.
+            Payload::Goal(goal) if goal.handover.is_some() => {}
             Payload::Goal(_) => self.sums().work.goals_published += 1,
             Payload::DeadLetter(_) => self.sums().work.dead_letters += 1,
             Payload::Result(result) => {
@@ -151,7 +153,7 @@ impl HealingMetrics {
             }
             Payload::Metric(metric) => {
                 let mut sums = self.sums();
-                sums.work.steps += 1;
+                sums.work.steps += u64::from(metric.spent.is_none());
                 sums.work.tool_calls += u64::from(metric.tool.is_some());
                 sums.work.tokens += metric.tokens;
             }

@@ -77,6 +77,7 @@ pub(crate) fn load(
             thresholds: settings.healing.thresholds,
             temperature: settings.model.temperature,
             top_p: settings.model.top_p,
+            population: declared.count,
             context_tokens: settings.model.context_tokens,
         };
         probe.try_prompt(&config).map_err(|error| too_long(&file, dir, settings, &error))?;

@@ -126,7 +126,7 @@ impl Summary {
             wall_s: (ran.wall_s * 100.0).round() / 100.0,
             goals: count_goals(view, ran.tools),
             agents: count_agents(view, ran.agents_total),
-            steps: view.metrics.len(),
+            steps: view.metrics.iter().filter(|metric| metric.spent.is_none()).count(),
             tool_calls: view.metrics.iter().filter(|metric| metric.tool.is_some()).count(),
             tokens,
             healing: tell_healing(view),

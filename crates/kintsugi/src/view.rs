@@ -327,6 +327,17 @@ impl RunView {
                 }
                 view.goals_ended += 1;
             }
+            AgentEvent::GoalReassigned { goal, .. } => {
+                if view.current.take_if(|current| current == goal).is_none() {
+                    view.queued = view.queued.saturating_sub(1);
+                }
+                if let Some(known) = self.goals.get_mut(goal) {
+                    known.agent = None;
+                }
+            }
+            AgentEvent::RecoveryEnded { .. } if view.health == HealthState::Recovering => {
+                view.health = HealthState::Degraded;
+            }
             AgentEvent::CheckpointTaken(checkpoint) => view.health = checkpoint.health_state,
             AgentEvent::RecoveryStarted { .. } => view.health = HealthState::Recovering,
             AgentEvent::Quarantined { reason } => {

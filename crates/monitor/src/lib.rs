@@ -8,6 +8,7 @@ pub mod settings;
 
 mod baseline;
 mod bounded;
+mod series;
 mod window;
 
 mod watch;
@@ -15,6 +16,7 @@ mod watch;
 pub use baseline::Baseline;
 pub use bounded::Bounded;
 pub use kintsugi_events::health;
-pub use settings::MonitorSettings;
-pub use watch::{AGENTS_MAX, Monitor, MonitorState, TOOLS_MAX, ToolWindow};
-pub use window::AgentWindow;
+pub use series::{Gauge, Series};
+pub use settings::{MonitorSettings, Ratios};
+pub use watch::{AGENTS_MAX, KINDS_MAX, Monitor, MonitorState, TOOLS_MAX, ToolWindow};
+pub use window::{AgentWindow, Gauges};

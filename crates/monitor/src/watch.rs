@@ -1,12 +1,13 @@
 //! The monitor: one metric in, the anomalies that it shows out.
 
-use kintsugi_events::{Anomaly, AnomalyKind, Metric, Severity, Subject, ToolOutcome};
-use kintsugi_types::{AgentId, AnomalyId, IdSource, Score, Timestamp, ToolName};
+use kintsugi_events::{Anomaly, AnomalyKind, Budget, Metric, Severity, Subject, ToolOutcome};
+use kintsugi_types::{AgentId, AgentKind, AnomalyId, IdSource, Score, Timestamp, ToolName};
 use serde::{Deserialize, Serialize};
 
 use crate::bounded::Bounded;
-use crate::settings::MonitorSettings;
-use crate::window::{AgentWindow, CallResult};
+use crate::series::{Gauge, LevelDeviation, RECENT, Series};
+use crate::settings::{MonitorSettings, Ratios};
+use crate::window::{AgentWindow, CallResult, Gauges};
 
 /// How many agents are remembered. At the bound those that were not seen for longest are forgotten: their streaks
 /// and baselines begin anew, which delays an anomaly and invents none.
@@ -15,13 +16,24 @@ pub const AGENTS_MAX: usize = 16_384;
 /// How many shared tools are remembered, with the same consequence.
 pub const TOOLS_MAX: usize = 1_024;
 
+/// How many kinds of agent are remembered, with the same consequence.
+pub const KINDS_MAX: usize = 256;
+
 /// What the monitor remembers of a tool over all agents behind it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ToolWindow {
     /// Failures in a row. A refusal ends the streak as a success does: the tool is alive.
     pub failures: u32,
     /// Whether this streak was told already.
     pub told: bool,
+    /// How long its calls take, in milliseconds.
+    pub latency: Series,
+}
+
+impl Default for ToolWindow {
+    fn default() -> Self {
+        Self { failures: 0, told: false, latency: Series::new(Gauge::Latency) }
+    }
 }
 
 /// All that the monitor remembers.
@@ -31,6 +43,8 @@ pub struct MonitorState {
     pub agents: Bounded<AgentId, AgentWindow>,
     /// By tool.
     pub tools: Bounded<ToolName, ToolWindow>,
+    /// What is usual among agents of a kind.
+    pub kinds: Bounded<AgentKind, Gauges>,
 }
 
 /// Watches the metrics of all agents of a lane.
@@ -62,14 +76,24 @@ impl Monitor {
     /// The state depends on the metrics alone: replaying them and dropping the answers rebuilds it.
     pub fn observe(&mut self, metric: &Metric, now: Timestamp, ids: &mut dyn IdSource) -> Vec<Anomaly> {
         let mut report = Report { metric, ids, anomalies: Vec::new() };
-        if let Some(tool) = &metric.tool {
-            self.watch_tool(tool, now, &mut report);
-        }
+        let slow_call = metric.tool.as_ref().and_then(|tool| self.watch_tool(tool, now, &mut report));
         let settings = &self.settings;
         let window = self.state.agents.touch(&metric.agent, now, AGENTS_MAX, AgentWindow::default);
-        window.enter(metric, settings.similarity_max);
+        let mut kind =
+            metric.kind.as_ref().map(|kind| self.state.kinds.touch(kind, now, KINDS_MAX, Gauges::default));
+        let usual_latency = window
+            .gauges
+            .latency
+            .known_usual()
+            .or_else(|| kind.as_deref().and_then(|kind| kind.latency.known_usual()));
+        let samples = window.enter(metric, settings.similarity_max);
+        let levels = window.gauges.enter(&samples, kind.take(), &settings.ratios);
         let low_confidence = window.judge_confidence(metric, settings.confidence_floor);
 
+        if let Some(spent) = metric.spent {
+            report.spent(spent);
+            return report.anomalies;
+        }
         let is_call_failed = report.failed_call(window, settings);
         if !is_call_failed {
             report.context_pressure(settings);
@@ -79,22 +103,30 @@ impl Monitor {
         if let Some(usual) = low_confidence {
             report.low_confidence(usual);
         }
+        report.slowness(slow_call, usual_latency, settings);
+        for (gauge, deviation) in levels {
+            report.level(gauge, &deviation);
+        }
         report.low_health(settings);
         report.anomalies
     }
 
-    fn watch_tool(&mut self, tool: &ToolOutcome, now: Timestamp, report: &mut Report<'_>) {
+    /// Returns what a call of the tool usually takes, where this one was answered.
+    fn watch_tool(&mut self, tool: &ToolOutcome, now: Timestamp, report: &mut Report<'_>) -> Option<f64> {
         let streak_max = self.settings.tool_streak.max(1);
         let window = self.state.tools.touch(&tool.name, now, TOOLS_MAX, ToolWindow::default);
         if !matches!(CallResult::of(tool), CallResult::Failed { .. }) {
-            *window = ToolWindow::default();
-            return;
+            (window.failures, window.told) = (0, false);
+            let usual = window.latency.known_usual();
+            window.latency.enter(Gauge::Latency, report.metric.latency_ms.tool, None, &Ratios::default());
+            return usual;
         }
         window.failures = window.failures.saturating_add(1);
         if window.failures >= streak_max && !window.told {
             window.told = true;
             report.failing_tool(tool, window.failures, streak_max);
         }
+        None
     }
 }
 
@@ -128,6 +160,7 @@ impl Report<'_> {
             sequence: 0,
             step: 0,
             health: Score::ZERO,
+            context_ratio: None,
             tool: Some(ToolOutcome { attempt: streak, ..tool.clone() }),
             ..self.anomaly(AnomalyKind::LowToolSuccess, Severity::High, &deviation)
         };
@@ -141,6 +174,10 @@ impl Report<'_> {
             CallResult::Answered => return false,
             CallResult::Refused if window.refusals < settings.refusal_streak => return false,
             CallResult::Refused => (Severity::Medium, window.refusals),
+            // Nobody mended it in the meantime.
+            CallResult::Failed { fatal: true } if window.failures > 1 => {
+                (Severity::Critical, window.failures)
+            }
             CallResult::Failed { fatal: true } => (Severity::High, window.failures),
             CallResult::Failed { fatal: false } => {
                 let severity = match window.failures {
@@ -188,6 +225,8 @@ impl Report<'_> {
         let loops = [
             ("repeated_call", window.repeated_calls, settings.same_call_streak),
             ("similarity", window.similar_thoughts, settings.similar_thought_streak),
+            // The streak counts all of them, the first one too.
+            ("failing_action", window.failing_action.saturating_sub(1), settings.failing_action_streak),
         ];
         for (name, repetitions, streak_max) in loops {
             // The first call, or thought, of a streak is no repetition.
@@ -213,6 +252,53 @@ impl Report<'_> {
         let severity = if value < 0.25 { Severity::High } else { Severity::Low };
         let deviation = Deviation { name: "confidence", value, baseline: usual, window: 1 };
         self.tell(AnomalyKind::LowConfidence, severity, &deviation);
+    }
+
+    /// The goal ends here: nothing of it is to be mended.
+    fn spent(&mut self, spent: Budget) {
+        let deviation =
+            Deviation { name: spent_name(spent), value: 1.0, baseline: 1.0, window: self.metric.step };
+        self.tell(AnomalyKind::BudgetSpent, Severity::Medium, &deviation);
+    }
+
+    /// One slow call or step, far beyond what is usual. The call is told where both are.
+    fn slowness(&mut self, usual_call: Option<f64>, usual_step: Option<f64>, settings: &MonitorSettings) {
+        let latency = &self.metric.latency_ms;
+        let ratios = &settings.ratios;
+        let places = [
+            ("latency_ms.tool", latency.tool, usual_call, ratios.call_max),
+            ("latency_ms.total", latency.total, usual_step, ratios.step_max),
+        ];
+        for (name, value, usual, ratio_max) in places {
+            let Some(usual) = usual else { continue };
+            if value >= settings.slow_ms_min && value > usual * ratio_max {
+                let deviation = Deviation { name, value, baseline: usual, window: 1 };
+                self.tell(AnomalyKind::HighLatency, Severity::Low, &deviation);
+                return;
+            }
+        }
+    }
+
+    /// A level over many steps. What the same step shows by itself is not told twice.
+    fn level(&mut self, gauge: Gauge, found: &LevelDeviation) {
+        let is_told = self.anomalies.iter().any(|anomaly| {
+            anomaly.kind == gauge.anomaly()
+                || (gauge == Gauge::ToolSuccess && anomaly.kind == AnomalyKind::ToolFailure)
+        });
+        if is_told {
+            return;
+        }
+        let severity = match gauge {
+            // Each failure was told when it happened, and slowness alone breaks nothing.
+            Gauge::ToolSuccess => Severity::Low,
+            Gauge::Latency if found.excess < 2.0 => Severity::Low,
+            Gauge::Latency => Severity::Medium,
+            _ if found.excess < 2.0 => Severity::Medium,
+            _ => Severity::High,
+        };
+        let deviation =
+            Deviation { name: gauge.level_name(), value: found.level, baseline: found.usual, window: RECENT };
+        self.tell(gauge.anomaly(), severity, &deviation);
     }
 
     /// Low health is told only where nothing else says why: an effect is not reported beside its cause.
@@ -252,7 +338,18 @@ impl Report<'_> {
             sequence: self.metric.sequence,
             step: self.metric.step,
             health: self.metric.health,
+            context_ratio: Some(self.metric.context_ratio),
             tool: None,
         }
+    }
+}
+
+const fn spent_name(spent: Budget) -> &'static str {
+    match spent {
+        Budget::Steps => "budget.steps",
+        Budget::Tokens => "budget.tokens",
+        Budget::Seconds => "budget.seconds",
+        Budget::Usd => "budget.usd",
+        Budget::Deadline => "budget.deadline",
     }
 }

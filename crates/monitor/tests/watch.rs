@@ -2,15 +2,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot build its input shall fail")]
 
 use kintsugi_events::{
-    Anomaly, AnomalyKind, HealthScores, HealthState, Metric, Severity, StepLatency, ToolOutcome,
+    Anomaly, AnomalyKind, Budget, HealthScores, HealthState, Metric, Severity, StepLatency, ToolOutcome,
 };
 use kintsugi_monitor::{Monitor, MonitorSettings, MonitorState};
-use kintsugi_types::{AgentId, ErrorTier, GoalId, Score, SeededIds, Timestamp, TokenUsage, ToolName};
+use kintsugi_types::{
+    AgentId, AgentKind, ErrorTier, GoalId, Score, SeededIds, Timestamp, TokenUsage, ToolName,
+};
 
 /// A step in which nothing is wrong.
 fn step(agent: &str, number: u32) -> Metric {
     Metric {
         agent: AgentId::new(agent).unwrap(),
+        kind: AgentKind::new("support").ok(),
         goal: GoalId::new("goal-1").unwrap(),
         step: number,
         state: HealthState::Healthy,
@@ -24,6 +27,7 @@ fn step(agent: &str, number: u32) -> Metric {
         tool: Some(call(None)),
         malformed: false,
         repeated_call: false,
+        spent: None,
         sequence: u64::from(number) * 10,
     }
 }
@@ -213,4 +217,86 @@ fn what_the_monitor_remembers_is_bounded() {
     }
     assert!(monitor.state().agents.len() <= kintsugi_monitor::AGENTS_MAX);
     assert!(monitor.state().agents.get(&AgentId::new("agent-19999").unwrap()).is_some());
+}
+
+/// Steps of one agent, `count` of them, each as `change` makes it.
+fn steps(count: u32, change: impl Fn(u32, &mut Metric)) -> Vec<Metric> {
+    let of = |number| {
+        let mut metric = Metric { latency_ms: latency(100.0, 2.0), ..step("a", number) };
+        change(number, &mut metric);
+        metric
+    };
+    (1..=count).map(of).collect()
+}
+
+fn latency(think: f64, tool: f64) -> StepLatency {
+    StepLatency { queue: 0.0, think, tool, total: think + tool }
+}
+
+#[test]
+fn a_level_far_from_the_usual_is_told_when_it_begins() {
+    let told: Vec<(usize, Vec<Anomaly>)> = observe_all(&steps(70, |number, metric| {
+        let confidence = if number > 50 { 0.6 } else { 0.9 };
+        metric.confidence = Score::new(confidence);
+    }))
+    .into_iter()
+    .enumerate()
+    .filter(|(_, told)| !told.is_empty())
+    .collect();
+    let (place, first) = &told[0];
+    assert_eq!(
+        (*place, first[0].kind, first[0].metric.as_str()),
+        (56, AnomalyKind::LowConfidence, "confidence.mean")
+    );
+    assert!((first[0].baseline - 0.9).abs() < 0.01 && first[0].value < 0.72, "{first:?}");
+    assert_eq!(told.len(), 2, "and again after ten more: {told:?}");
+}
+
+#[test]
+fn a_young_agent_is_compared_with_its_kind() {
+    let mut all: Vec<Metric> = steps(60, |_, _| ());
+    let young = steps(10, |_, metric| {
+        metric.agent = AgentId::new("b").unwrap();
+        metric.latency_ms = latency(400.0, 2.0);
+    });
+    all.extend(young);
+    check(&all, &["b high_latency Medium"]);
+    let alone = all.split_off(60);
+    check(&alone, &[]);
+}
+
+#[test]
+fn a_slow_call_is_told_once_it_is_known_how_long_calls_take() {
+    let slow = |count: u32| {
+        steps(count, |number, metric| {
+            if number == count {
+                metric.latency_ms = latency(100.0, 600.0);
+            }
+        })
+    };
+    check(&slow(60), &["a high_latency Low"]);
+    check(&slow(20), &[]);
+}
+
+#[test]
+fn a_spent_budget_is_told_and_nothing_else() {
+    let spent = with(|metric| {
+        metric.spent = Some(Budget::Tokens);
+        metric.health = Score::ZERO;
+    });
+    check(&[spent], &["a budget_spent Medium"]);
+}
+
+#[test]
+fn one_and_the_same_failing_call_is_a_loop_at_the_fifth_time() {
+    let failed = |attempt: u32| {
+        let mut metric = failing("a", ErrorTier::Transient);
+        if let Some(tool) = &mut metric.tool {
+            tool.attempt = attempt;
+        }
+        metric
+    };
+    let failures: Vec<Metric> = (1..=5).map(failed).collect();
+    check(&failures, &["a tool_failure High", "a loop Medium"]);
+    check(&failures[..4], &["a tool_failure High"]);
 }

@@ -7,6 +7,8 @@ use kintsugi_types::{GoalId, RecoveryId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::cascade::Climb;
+
 /// How many subjects are remembered. At the bound the eighth that was not mended for longest is forgotten, those
 /// with an open recovery last, and these are abandoned; a forgotten subject's tries begin anew.
 pub const SUBJECTS_MAX: usize = 16_384;
@@ -79,6 +81,8 @@ struct SubjectAccount {
     goal: Option<GoalId>,
     step: u32,
     tries: Vec<Tries>,
+    /// How far the cascade has come in this goal.
+    climb: Climb,
     open: Option<OpenRecovery>,
     /// The newest plans, newest last: an echo of one of them changes nothing.
     plans: VecDeque<RecoveryId>,
@@ -144,6 +148,15 @@ impl Account {
             .fold(0, |sum, tries| sum.saturating_add(tries.count))
     }
 
+    /// How far the cascade has come for `subject` in this goal.
+    pub(crate) fn climb(&self, subject: &Subject, goal: Option<&GoalId>) -> Climb {
+        self.subjects
+            .get(subject)
+            .filter(|account| account.goal.as_ref() == goal)
+            .map(|account| account.climb)
+            .unwrap_or_default()
+    }
+
     /// The open recoveries that a new one for `subject` would crowd out.
     pub(crate) fn crowded_out(&self, subject: &Subject) -> Vec<OpenRecovery> {
         self.longest_untouched(subject).iter().filter_map(|crowded| self.open(crowded).cloned()).collect()
@@ -175,6 +188,12 @@ impl Account {
         }
         account.plans.push_back(recovery.recovery);
         account.touched = self.events;
+        if account.goal != recovery.goal {
+            account.climb = Climb::default();
+        }
+        if let Some(rung) = recovery.rung {
+            account.climb.try_rung(rung);
+        }
         if account.goal != recovery.goal || account.step != recovery.step {
             account.goal.clone_from(&recovery.goal);
             account.step = recovery.step;
@@ -212,12 +231,16 @@ impl Account {
             RecoveryPhase::Completed => {
                 count.tried += 1;
                 count.succeeded += 1;
+                account.climb = Climb::default();
                 account.tries.retain(|tries| tries.fault != recovery.fault_type);
             }
             RecoveryPhase::Failed => count.tried += 1,
             // What was never carried out was no try.
             _ => {
                 count.abandoned += 1;
+                if let Some(rung) = recovery.rung {
+                    account.climb.leave_rung(rung);
+                }
                 for tries in account.tries.iter_mut().filter(|tries| tries.are_of(recovery)) {
                     tries.count = tries.count.saturating_sub(1);
                 }
@@ -233,6 +256,7 @@ impl Account {
             && let Some(account) = self.subjects.get_mut(&recovery.agent)
             && account.plans.contains(&recovery.recovery)
         {
+            account.climb = Climb::default();
             account.tries.retain(|tries| tries.fault != recovery.fault_type);
         }
     }

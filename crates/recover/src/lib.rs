@@ -9,6 +9,7 @@ pub mod policy;
 mod parse;
 
 pub mod breaker;
+pub mod cascade;
 
 mod account;
 mod plan;

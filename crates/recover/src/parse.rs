@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_saphyr::{Error as YamlError, Location, Spanned};
 
-use crate::policy::{Parameters, Policy, TIME_MS_MAX};
+use crate::policy::{Parameters, Policy, PolicySet, TIME_MS_MAX};
 
 /// Names less alike than this, by Jaro and Winkler, are no slip of the pen.
 const SUGGESTION_LIKENESS_MIN: f64 = 0.75;
@@ -35,9 +35,11 @@ impl PolicyError {
 #[serde(deny_unknown_fields)]
 struct PolicyFile {
     policies: Vec<Spanned<Policy>>,
+    #[serde(default)]
+    cascade: Option<Spanned<Parameters>>,
 }
 
-pub(crate) fn parse(text: &str, file: &str) -> Result<Vec<Policy>, PolicyError> {
+pub(crate) fn parse(text: &str, file: &str) -> Result<PolicySet, PolicyError> {
     let read: PolicyFile = serde_saphyr::from_str(text)
         .map_err(|error| PolicyError::at(file, error.location(), message(error.without_snippet())))?;
     let mut names = BTreeSet::new();
@@ -48,7 +50,16 @@ pub(crate) fn parse(text: &str, file: &str) -> Result<Vec<Policy>, PolicyError> 
             return Err(refuse(format!("there is another policy named {:?}", policy.value.name)));
         }
     }
-    Ok(read.policies.into_iter().map(|policy| policy.value).collect())
+    let cascade = match read.cascade {
+        Some(cascade) => {
+            validate_parameters("cascade", &cascade.value)
+                .map_err(|message| PolicyError::at(file, Some(cascade.referenced), message))?;
+            cascade.value
+        }
+        None => Parameters::default(),
+    };
+    let policies = read.policies.into_iter().map(|policy| policy.value).collect();
+    Ok(PolicySet::new(policies, cascade))
 }
 
 fn message(error: &YamlError) -> String {
@@ -76,19 +87,22 @@ fn first_line_without_place(message: &str) -> String {
 }
 
 fn validate(policy: &Policy) -> Result<(), String> {
-    let Policy { name, parameters, .. } = policy;
-    if name.trim().is_empty() {
+    if policy.name.trim().is_empty() {
         return Err("the policy's name is empty".to_owned());
     }
+    validate_parameters(&format!("policy {:?}", policy.name), &policy.parameters)
+}
+
+fn validate_parameters(whose: &str, parameters: &Parameters) -> Result<(), String> {
     let Parameters { attempts, factor, jitter, half_open_ms, open_ms, .. } = *parameters;
     if attempts == 0 {
-        return Err(format!("policy {name:?}: attempts is 0, so it would never be used; remove the policy"));
+        return Err(format!("{whose}: attempts is 0, so it would never be used; remove the policy"));
     }
     if !(factor.is_finite() && factor >= 1.0) {
-        return Err(format!("policy {name:?}: factor is {factor}, at least 1 is needed"));
+        return Err(format!("{whose}: factor is {factor}, at least 1 is needed"));
     }
     if !(0.0..=1.0).contains(&jitter) {
-        return Err(format!("policy {name:?}: jitter is {jitter}, a share in [0, 1] is needed"));
+        return Err(format!("{whose}: jitter is {jitter}, a share in [0, 1] is needed"));
     }
     let times = [
         ("first_delay_ms", parameters.first_delay_ms),
@@ -98,17 +112,15 @@ fn validate(policy: &Policy) -> Result<(), String> {
         ("deadline_ms", parameters.deadline_ms),
     ];
     if let Some((key, time_ms)) = times.into_iter().find(|(_, time_ms)| *time_ms > TIME_MS_MAX) {
-        return Err(format!(
-            "policy {name:?}: {key} is {time_ms}, at most a week ({TIME_MS_MAX}) is allowed"
-        ));
+        return Err(format!("{whose}: {key} is {time_ms}, at most a week ({TIME_MS_MAX}) is allowed"));
     }
     if half_open_ms > open_ms {
         return Err(format!(
-            "policy {name:?}: half_open_ms is {half_open_ms}, it cannot be longer than open_ms ({open_ms})"
+            "{whose}: half_open_ms is {half_open_ms}, it cannot be longer than open_ms ({open_ms})"
         ));
     }
     if half_open_ms == 0 || parameters.deadline_ms == 0 {
-        return Err(format!("policy {name:?}: half_open_ms and deadline_ms must be above 0"));
+        return Err(format!("{whose}: half_open_ms and deadline_ms must be above 0"));
     }
     Ok(())
 }

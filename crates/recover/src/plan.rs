@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::account::{Account, DEADLINE, HALF_OPEN_MS, OpenRecovery, PLANNED_AT};
 use crate::breaker::after;
+use crate::cascade::Climb;
 use crate::policy::{Parameters, PolicySet, TIME_MS_MAX};
 
 /// Plans recoveries and keeps account of them. At most one is open for a subject at a time.
@@ -112,6 +113,16 @@ struct Choice {
     parameters: Parameters,
     /// Which use of this policy for this fault it is, from 1.
     use_number: u32,
+    /// The rung of the cascade, where it was entered.
+    rung: Option<u8>,
+    /// Whether nothing else is left, so that the agent is given up.
+    is_last: bool,
+}
+
+impl Choice {
+    fn new(action: RecoveryAction, parameters: Parameters) -> Self {
+        Self { policy: None, action, parameters, use_number: 1, rung: None, is_last: false }
+    }
 }
 
 /// One plan in the making.
@@ -168,7 +179,8 @@ impl Planner<'_> {
         None
     }
 
-    /// The best policy that is not spent; else what the diagnosis recommends; else a person; else nothing.
+    /// The best policy that is not spent; else, for an agent, the next rung of the cascade; else what the diagnosis
+    /// recommends; else a person; else nothing.
     fn choose(&self) -> Option<Choice> {
         let diagnosis = self.diagnosis;
         let uses_of = |name: &str| self.tries(|policy, _| policy == Some(name));
@@ -177,23 +189,43 @@ impl Planner<'_> {
         if let Some(policy) = self.policies.choose(diagnosis, attempt, is_left) {
             return Some(Choice {
                 policy: Some(policy.name.clone()),
-                action: policy.action,
-                parameters: policy.parameters.clone(),
                 use_number: uses_of(&policy.name) + 1,
+                ..Choice::new(policy.action, policy.parameters.clone())
             });
         }
         // Once a person was told, nothing automatic follows.
         if self.tries(|_, action| action == RecoveryAction::NotifyHuman) > 0 {
             return None;
         }
-        let parameters = Parameters::default();
         let recommended = diagnosis.recommended_action;
+        // What is only to be watched is watched, and what nothing automatic can help needs no ladder.
+        let is_for_cascade = diagnosis.agent.agent().is_some()
+            && diagnosis.recoverable
+            && recommended != RecoveryAction::Monitor;
+        if is_for_cascade {
+            return Some(self.next_rung());
+        }
+        let parameters = self.policies.cascade.clone();
         // An action that a policy used up is not begun again without one.
         let uses = self.tries(|_, action| action == recommended);
-        let is_worth_trying = diagnosis.recoverable && uses < parameters.attempts;
-        let action = if is_worth_trying { recommended } else { RecoveryAction::NotifyHuman };
-        let use_number = if is_worth_trying { uses + 1 } else { 1 };
-        Some(Choice { policy: None, action, parameters, use_number })
+        let is_worth_trying =
+            diagnosis.recoverable && (uses < parameters.attempts || recommended == RecoveryAction::Monitor);
+        Some(if is_worth_trying {
+            Choice { use_number: uses + 1, ..Choice::new(recommended, parameters) }
+        } else {
+            Choice::new(RecoveryAction::NotifyHuman, parameters)
+        })
+    }
+
+    /// The next rung of the cascade; after the last one a person, and the agent is given up.
+    fn next_rung(&self) -> Choice {
+        let Diagnosis { agent, goal, health, .. } = self.diagnosis;
+        let climb: Climb = self.account.climb(agent, goal.as_ref());
+        let parameters = self.policies.cascade.clone();
+        match climb.next(*health) {
+            Some(rung) => Choice { rung: Some(rung.number), ..Choice::new(rung.action, parameters) },
+            None => Choice { is_last: true, ..Choice::new(RecoveryAction::NotifyHuman, parameters) },
+        }
     }
 
     fn tries(&self, is_counted: impl Fn(Option<&str>, RecoveryAction) -> bool) -> u32 {
@@ -290,6 +322,9 @@ impl Planner<'_> {
         if let Some((name, value)) = told {
             recovery.parameters.insert(name.to_owned(), value.into());
         }
+        if choice.is_last {
+            recovery.parameters.insert(Recovery::GIVES_UP.to_owned(), true.into());
+        }
         self.commit(recovery, choice.parameters.deadline_ms);
     }
 
@@ -325,7 +360,7 @@ impl Planner<'_> {
 
     /// Ends the diagnosis without a plan, and says why.
     fn decline(&mut self, action: RecoveryAction, outcome: String) {
-        let choice = Choice { policy: None, action, parameters: Parameters::default(), use_number: 1 };
+        let choice = Choice::new(action, Parameters::default());
         let recovery = self.recovery(&choice, action);
         self.emit(Recovery {
             phase: RecoveryPhase::Abandoned,
@@ -345,7 +380,7 @@ impl Planner<'_> {
             goal: diagnosis.goal.clone(),
             phase: RecoveryPhase::Planned,
             action,
-            rung: None,
+            rung: choice.rung,
             parameters: Map::<String, Value>::new(),
             policy: choice.policy.clone(),
             attempt: self.tries(|_, _| true).saturating_add(1),

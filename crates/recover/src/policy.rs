@@ -55,6 +55,12 @@ pub struct Conditions {
     /// This would be at most the so-manieth try for the fault, by whichever policy, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt_at_most: Option<u32>,
+    /// A score fell by more than this below what it usually is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallen_by_more_than: Option<f64>,
+    /// More than this share of the context is in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_above: Option<f64>,
     /// What kind of subject is ill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<SubjectKind>,
@@ -71,6 +77,8 @@ impl Conditions {
             && self.error_tier.is_none_or(|wanted| tier == Some(wanted))
             && self.tool_streak.is_none_or(|least| streak >= least)
             && self.attempt_at_most.is_none_or(|most| attempt <= most)
+            && self.fallen_by_more_than.is_none_or(|least| diagnosis.fallen_by.is_some_and(|by| by > least))
+            && self.context_above.is_none_or(|least| diagnosis.context_ratio.is_some_and(|used| used > least))
             && self.subject.is_none_or(|wanted| wanted == SubjectKind::of(&diagnosis.agent))
     }
 }
@@ -162,12 +170,14 @@ pub struct Policy {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PolicySet {
     policies: Vec<Policy>,
+    /// How the rungs of the cascade are carried out.
+    pub cascade: Parameters,
 }
 
 impl PolicySet {
     /// Reads a policies file; `file_name` is for errors only, which tell line, column and the likely remedy.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, PolicyError> {
-        crate::parse::parse(text, file_name).map(Self::new)
+        crate::parse::parse(text, file_name)
     }
 
     /// The policies that are shipped.
@@ -176,9 +186,9 @@ impl PolicySet {
         Self::parse(include_str!("../policies/default.yaml"), "default.yaml").unwrap_or_default()
     }
 
-    pub(crate) fn new(mut policies: Vec<Policy>) -> Self {
+    pub(crate) fn new(mut policies: Vec<Policy>, cascade: Parameters) -> Self {
         policies.sort_by_key(|policy| std::cmp::Reverse(policy.priority));
-        Self { policies }
+        Self { policies, cascade }
     }
 
     /// The policies, first tried first.

@@ -166,6 +166,8 @@ impl World {
         self.sequence += 3;
         let tier = if let Call::Fails(tier) = call { Some(tier) } else { None };
         Metric {
+            kind: None,
+            spent: None,
             agent: AgentId::new("support-1").unwrap(),
             goal: GoalId::new("goal-1").unwrap(),
             step,

@@ -28,6 +28,8 @@ impl Desk {
     fn diagnosis(&mut self, tier: ErrorTier) -> Diagnosis {
         self.sequence += 1;
         Diagnosis {
+            context_ratio: None,
+            fallen_by: None,
             diagnosis: DiagnosisId::new(&mut self.ids),
             agent: "support-1".parse().unwrap(),
             goal: Some(GoalId::new("goal-1").unwrap()),
@@ -246,18 +248,81 @@ fn a_fatal_error_goes_to_a_person_at_once() {
 }
 
 #[test]
-fn without_a_policy_the_recommendation_is_followed_and_then_a_person() {
+fn without_a_policy_a_shared_part_gets_what_is_recommended_and_then_a_person() {
     let mut desk = Desk::new(Mode::Act);
     desk.recoverer.policies = Arc::default();
     let mut seen = Vec::new();
     for _ in 0..5 {
-        let diagnosis = desk.diagnosis(ErrorTier::Transient);
+        let diagnosis = Diagnosis { agent: tool(), goal: None, ..desk.diagnosis(ErrorTier::Transient) };
         let plans = desk.plan(&diagnosis, 0);
         desk.report(plans.last().unwrap(), RecoveryPhase::Failed);
         seen.push(plans.last().unwrap().action.name());
     }
     let retries = ["retry_with_backoff"; 3];
     assert_eq!(seen, [&retries[..], &["notify_human"; 2]].concat());
+}
+
+/// The actions and rungs that follow on each other over steps of one goal, none of which helps.
+fn climbed(desk: &mut Desk, health: f64, steps: u32) -> Vec<(&'static str, Option<u8>)> {
+    let mut seen = Vec::new();
+    for step in 1..=steps {
+        let diagnosis = Diagnosis {
+            step,
+            health: Score::new(health),
+            fault_type: FaultType::StateDrift,
+            recommended_action: RecoveryAction::ResetState,
+            tool: None,
+            ..desk.diagnosis(ErrorTier::Transient)
+        };
+        let plans = desk.plan(&diagnosis, 0);
+        let plan = plans.last().unwrap();
+        assert_eq!(plan.gives_agent_up(), plan.action == RecoveryAction::NotifyHuman);
+        desk.report(plan, RecoveryPhase::Failed);
+        seen.push((plan.action.name(), plan.rung));
+    }
+    seen
+}
+
+#[test]
+fn without_a_policy_an_agent_climbs_the_cascade_from_its_health_and_is_given_up_last() {
+    let mut desk = Desk::new(Mode::Act);
+    desk.recoverer.policies = Arc::default();
+    assert_eq!(
+        climbed(&mut desk, 0.5, 6),
+        [
+            ("model_downshift", Some(3)),
+            ("agent_redistribute", Some(4)),
+            ("degrade_gracefully", Some(5)),
+            ("cache_rollback", Some(1)),
+            ("prune_context", Some(2)),
+            ("notify_human", None),
+        ]
+    );
+}
+
+#[test]
+fn a_rung_that_helped_ends_the_climb() {
+    let mut desk = Desk::new(Mode::Act);
+    desk.recoverer.policies = Arc::default();
+    assert_eq!(climbed(&mut desk, 0.9, 1), [("cache_rollback", Some(1))]);
+    let diagnosis = Diagnosis { step: 2, health: Score::new(0.9), ..desk.diagnosis(ErrorTier::Transient) };
+    let plans = desk.plan(&diagnosis, 0);
+    assert_eq!(plans.last().unwrap().rung, Some(2));
+    desk.report(plans.last().unwrap(), RecoveryPhase::Completed);
+    assert_eq!(climbed(&mut desk, 0.9, 1), [("cache_rollback", Some(1))]);
+}
+
+#[test]
+fn what_is_only_to_be_watched_is_watched_without_a_policy_however_often() {
+    let mut desk = Desk::new(Mode::Act);
+    desk.recoverer.policies = Arc::default();
+    for _ in 0..5 {
+        let diagnosis =
+            Diagnosis { recommended_action: RecoveryAction::Monitor, ..desk.diagnosis(ErrorTier::Transient) };
+        let plans = desk.plan(&diagnosis, 0);
+        assert_eq!(plans.last().unwrap().action, RecoveryAction::Monitor);
+        desk.report(plans.last().unwrap(), RecoveryPhase::Completed);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot build its input shall fail")]
 
 use kintsugi_events::RecoveryAction;
-use kintsugi_recover::{Parameters, PolicySet};
+use kintsugi_recover::{Conditions, Parameters, PolicySet};
 
 /// The error of `text` as it is printed.
 #[track_caller]
@@ -11,21 +11,31 @@ fn check(text: &str, expected: &str) {
 }
 
 #[test]
-fn the_shipped_policies_can_be_read_and_end_with_a_person() {
+fn the_shipped_policies_can_be_read_and_leave_the_rest_to_the_cascade() {
     let builtin = PolicySet::builtin();
     assert!(builtin.policies().len() > 10, "the default was taken");
     let example = include_str!("../../../examples/support-desk/policies/recovery.yaml");
     let example = PolicySet::parse(example, "recovery.yaml").unwrap();
     for set in [&builtin, &example] {
-        assert_eq!(set.policies().last().map(|policy| policy.action), Some(RecoveryAction::NotifyHuman));
+        assert!(set.policies().iter().all(|policy| policy.when != Conditions::default()), "{set:?}");
+        assert_eq!(set.cascade.turns_kept, Some(10));
     }
-    let times = |name: &str| {
-        let policy = builtin.policies().iter().find(|policy| policy.name == name).unwrap().clone();
-        let Parameters { first_delay_ms, open_ms, half_open_ms, .. } = policy.parameters;
-        (first_delay_ms, open_ms, half_open_ms)
-    };
-    assert_eq!(times("retry-transient-tool-error").0, 5_000);
-    assert_eq!(times("shared-tool-down"), (5_000, 300_000, 60_000));
+    let find = |name: &str| builtin.policies().iter().find(|policy| policy.name == name).unwrap().clone();
+    let designed = [
+        ("reset-fallen-quality", 10, RecoveryAction::ResetState),
+        ("wait-for-tool", 10, RecoveryAction::CircuitBreaker),
+        ("simple-replies", 9, RecoveryAction::DegradeGracefully),
+        ("retry-tool-failure", 8, RecoveryAction::RetryWithBackoff),
+        ("prune-drifted-context", 7, RecoveryAction::PruneContext),
+    ];
+    for (name, priority, action) in designed {
+        assert_eq!((find(name).priority, find(name).action), (priority, action), "{name}");
+    }
+    let Parameters { open_ms, half_open_ms, .. } = find("wait-for-tool").parameters;
+    assert_eq!((open_ms, half_open_ms), (300_000, 60_000));
+    let retry = find("retry-tool-failure").parameters;
+    assert_eq!((retry.attempts, retry.first_delay_ms), (3, 5_000));
+    assert_eq!(find("prune-drifted-context").parameters.turns_kept, Some(10));
 }
 
 #[test]
@@ -70,7 +80,7 @@ fn a_mistake_is_told_with_its_place_and_what_was_meant() {
         "policies:\n  - name: a\n    priority: high\n    action: retry\n",
         "recovery.yaml:3:15: invalid i32",
     );
-    check("rules: []\n", "recovery.yaml:1:1: unknown field \"rules\", expected one of policies");
+    check("rules: []\n", "recovery.yaml:1:1: unknown field \"rules\", expected one of policies, cascade");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use kintsugi_agent::{
     AgentState, Command, Context as DecideContext, Effect, KindConfig, STATE_VERSION, decide,
 };
 use kintsugi_agent::{OpenCall, Phase};
-use kintsugi_events::{Event, Goal, Snapshot};
+use kintsugi_events::{Event, Goal, HealthState, Snapshot};
 use kintsugi_types::{AgentId, Message as ChatMessage, SystemIds, Timestamp};
 use serde_json::value::RawValue;
 
@@ -47,6 +47,8 @@ pub enum EffectStart {
         try_number: u32,
         /// Whether only an answer without tools is wanted.
         simple_reply: bool,
+        /// Whether a lighter model is asked, or the same one for less.
+        is_light: bool,
     },
     /// Call a tool.
     Call {
@@ -97,6 +99,8 @@ pub struct Load {
     pub is_runnable: bool,
     /// Whether it takes no goals.
     pub is_quarantined: bool,
+    /// How well it is.
+    pub health: HealthState,
     /// What is shown.
     pub shown: &'static str,
 }
@@ -110,6 +114,7 @@ impl Load {
             is_running: phase.is_some(),
             is_runnable: matches!(phase, Some(Phase::Thinking { .. } | Phase::Acting | Phase::Ready)),
             is_quarantined: state.quarantined.is_some(),
+            health: state.health_state,
             shown: state.shown_state(),
         }
     }
@@ -217,6 +222,7 @@ impl AgentActor {
                 step: state.run.as_ref().map_or(0, |run| run.step),
                 try_number: state.run.as_ref().map_or(0, |run| run.thinks_in_step),
                 simple_reply: state.run.as_ref().is_some_and(|run| run.simple_reply),
+                is_light: state.run.as_ref().is_some_and(|run| run.is_light),
                 goal,
             })),
         }

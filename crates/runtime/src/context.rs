@@ -12,7 +12,7 @@ use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, AgentKind, Clock, Invariants, SystemIds};
 use tracing::error;
 
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Population};
 use crate::effects::RunningEffects;
 use crate::feed::Feed;
 use crate::node::{NodeError, NodeParts};
@@ -61,6 +61,11 @@ impl NodeContext {
             // Nobody comes to mend an agent: it does not wait for that.
             for kind in config.kinds.values_mut() {
                 Arc::make_mut(kind).limits.park_ms = 0;
+            }
+        }
+        for Population { kind, count } in &config.population {
+            if let Some(kind) = config.kinds.get_mut(kind) {
+                Arc::make_mut(kind).population = *count;
             }
         }
         let invariants = Arc::new(Invariants::new());

@@ -38,9 +38,11 @@ pub fn goal_event(goal: &Goal, clock: &dyn Clock) -> Result<Event, NameError> {
     Ok(Event { envelope, payload: Payload::Goal(Box::new(goal)) })
 }
 
-/// First eight bytes of the BLAKE3 of a goal without its id and expectation: what two copies have in common.
+/// First eight bytes of the BLAKE3 of a goal without its id, its expectation and what travels with it: what two
+/// copies have in common.
 pub fn content_of(goal: &Goal) -> u64 {
-    let content = serde_json::to_vec(&Goal { id: None, expect: None, ..goal.clone() }).unwrap_or_default();
+    let content = serde_json::to_vec(&Goal { id: None, expect: None, handover: None, ..goal.clone() })
+        .unwrap_or_default();
     let hash = blake3::hash(&content);
     hash.as_bytes().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

@@ -204,8 +204,8 @@ fn fold_record(
     if let AgentEvent::GoalAccepted { goal } = &**agent_event
         && let Some(id) = &goal.id
     {
-        let content = content_of(goal);
-        goals.put_goal(&goal.tenant, goal.agent.as_ref(), id, KnownGoal { content });
+        let known = KnownGoal { content: content_of(goal), epoch: goal.epoch() };
+        goals.put_goal(&goal.tenant, goal.agent.as_ref(), id, known);
     }
     if !states.contains_key(agent) {
         let stored = node.store.agent(agent)?;

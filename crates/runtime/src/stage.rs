@@ -28,6 +28,9 @@ const TICK_EVERY: Duration = Duration::from_millis(100);
 /// Ticks between two snapshots of a stage that took something in: five seconds.
 const SNAPSHOT_TICKS: u32 = 50;
 
+/// A larger snapshot is taken more rarely: another tick for each of so many bytes, 200 KiB a second.
+const SNAPSHOT_BYTES_A_TICK: usize = 20 << 10;
+
 /// Records that are read from the log at once.
 const READ_RECORDS_MAX: usize = 512;
 
@@ -78,6 +81,8 @@ pub(crate) struct StageActor<S: Stage> {
     written: BTreeMap<Topic, u64>,
     is_changed: bool,
     ticks: u32,
+    /// After how many ticks the next snapshot is due.
+    snapshot_ticks: u32,
     _guard: DeathGuard,
 }
 
@@ -116,6 +121,7 @@ impl<S: Stage> StageActor<S> {
             written,
             is_changed: false,
             ticks: 0,
+            snapshot_ticks: SNAPSHOT_TICKS,
             _guard: guard,
         }
     }
@@ -221,7 +227,7 @@ impl<S: Stage> StageActor<S> {
             .collect();
         self.append(found);
         self.ticks += 1;
-        if self.ticks >= SNAPSHOT_TICKS {
+        if self.ticks >= self.snapshot_ticks {
             self.ticks = 0;
             if self.is_changed {
                 self.is_changed = false;
@@ -230,7 +236,7 @@ impl<S: Stage> StageActor<S> {
         }
     }
 
-    fn snapshot(&self) {
+    fn snapshot(&mut self) {
         let name = format!("stage:{}", S::NAME);
         let saved = self.stage.save().and_then(|state| {
             let json = serde_json::to_string(&Saved { next: self.next.clone(), state })?;
@@ -243,6 +249,8 @@ impl<S: Stage> StageActor<S> {
                 return;
             }
         };
+        let ticks = u32::try_from(state.get().len() / SNAPSHOT_BYTES_A_TICK).unwrap_or(u32::MAX);
+        self.snapshot_ticks = SNAPSHOT_TICKS.max(ticks);
         let snapshot =
             Snapshot { of: name.clone(), version: STATE_VERSION, sequence: 0, state: state.clone() };
         let payload = Payload::Snapshot(Box::new(snapshot));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use kintsugi_events::{Event, GoalStatus, Payload, RecoveryAction, RecoveryPhase, Topic};
+use kintsugi_events::{AgentEvent, Event, GoalStatus, Payload, RecoveryAction, RecoveryPhase, Topic};
 use kintsugi_types::TokenUsage;
 use serde::Serialize;
 
@@ -95,7 +95,8 @@ impl Status {
                     inner.goals_refused += 1;
                 }
                 Payload::Metric(metric) => {
-                    inner.steps += 1;
+                    // That nothing more could be spent was no step.
+                    inner.steps += u64::from(metric.spent.is_none());
                     inner.tokens += metric.tokens;
                     inner.tool_calls += u64::from(metric.tool.is_some());
                 }
@@ -118,11 +119,14 @@ impl Status {
                         inner.seam_lines.push(line);
                     }
                 }
-                Payload::Agent(agent_event) => {
-                    if matches!(**agent_event, kintsugi_events::AgentEvent::GoalAccepted { .. }) {
-                        inner.goals_accepted += 1;
+                Payload::Agent(agent_event) => match **agent_event {
+                    AgentEvent::GoalAccepted { .. } => inner.goals_accepted += 1,
+                    // It is accepted again, elsewhere.
+                    AgentEvent::GoalReassigned { .. } => {
+                        inner.goals_accepted = inner.goals_accepted.saturating_sub(1);
                     }
-                }
+                    _ => {}
+                },
                 _ => {}
             }
         }

@@ -15,7 +15,7 @@ use tracing::warn;
 use zstd::bulk::Compressor;
 
 /// Version of this cache's own form and of the states in it; another one is thrown away and rebuilt.
-const FORMAT: u32 = 2 << 16 | STATE_VERSION;
+const FORMAT: u32 = 3 << 16 | STATE_VERSION;
 
 /// The most bytes that a state may have when it is unpacked.
 const STATE_BYTES_MAX: usize = 64 << 20;
@@ -56,6 +56,24 @@ pub enum StoreError {
 pub struct KnownGoal {
     /// First eight bytes of the BLAKE3 of the goal's content.
     pub content: u64,
+    /// How often the goal was handed from one agent to another when it was last accepted.
+    pub epoch: u32,
+}
+
+impl KnownGoal {
+    fn to_bytes(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        let (content, epoch) = bytes.split_at_mut(8);
+        content.copy_from_slice(&self.content.to_be_bytes());
+        epoch.copy_from_slice(&self.epoch.to_be_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (content, epoch) = bytes.split_first_chunk::<8>()?;
+        let epoch = epoch.first_chunk::<4>()?;
+        Some(Self { content: u64::from_be_bytes(*content), epoch: u32::from_be_bytes(*epoch) })
+    }
 }
 
 /// The cache.
@@ -203,9 +221,7 @@ impl Store {
         goal: &GoalId,
     ) -> Result<Option<KnownGoal>, StoreError> {
         let found = self.goals.get(goal_key(tenant, agent, goal)).map_err(database("read goal"))?;
-        Ok(found.and_then(|bytes| {
-            bytes.first_chunk::<8>().map(|content| KnownGoal { content: u64::from_be_bytes(*content) })
-        }))
+        Ok(found.and_then(|bytes| KnownGoal::from_bytes(&bytes)))
     }
 
     /// From where the log has to be replayed to bring the cache up to date.
@@ -252,7 +268,7 @@ impl StoreBatch<'_> {
 
     /// Puts what is known of a goal's id.
     pub fn put_goal(&mut self, tenant: &TenantId, agent: Option<&AgentId>, goal: &GoalId, known: KnownGoal) {
-        self.batch.insert(&self.store.goals, goal_key(tenant, agent, goal), known.content.to_be_bytes());
+        self.batch.insert(&self.store.goals, goal_key(tenant, agent, goal), known.to_bytes());
     }
 
     /// Puts from where the log has to be replayed.

@@ -49,7 +49,9 @@ impl Decider<'_> {
             return;
         }
         self.journal(AgentEvent::GoalStarted { goal: id, at: self.context.now, seed });
-        self.think(1);
+        // One that was handed over goes on with its next step.
+        let step = self.state.run.as_ref().map_or(0, |run| run.step);
+        self.think(step + 1);
     }
 
     /// Ends the goal being worked: its recovery is closed, its result goes out.
@@ -121,9 +123,15 @@ impl Decider<'_> {
         if self.state.run.is_some() {
             self.end_goal(GoalStatus::Failed, None, Some(reason.clone()));
         }
-        let waiting: Vec<GoalId> = self.state.queue.iter().filter_map(|goal| goal.id.clone()).collect();
+        let waiting: Vec<Arc<Goal>> = self.state.queue.iter().cloned().collect();
         for goal in waiting {
-            self.end_queued_goal(&goal, format!("the agent is quarantined: {reason}"));
+            match (&goal.id, self.handover_obstacle(&goal)) {
+                (_, None) => self.hand_over_queued(&goal, &reason),
+                (Some(id), Some(_)) => {
+                    self.end_queued_goal(id, format!("the agent is quarantined: {reason}"));
+                }
+                (None, Some(_)) => {}
+            }
         }
         self.journal(AgentEvent::Quarantined { reason });
     }

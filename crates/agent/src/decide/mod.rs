@@ -2,6 +2,7 @@
 
 mod act;
 mod goal;
+mod hand_over;
 mod recover;
 mod step;
 mod think;
@@ -79,7 +80,9 @@ impl Decider<'_> {
         let goal = match &event {
             AgentEvent::GoalAccepted { goal } => goal.id.clone(),
             AgentEvent::GoalEnded(end) => Some(end.goal.clone()),
-            AgentEvent::GoalStarted { goal, .. } => Some(goal.clone()),
+            AgentEvent::GoalStarted { goal, .. } | AgentEvent::GoalReassigned { goal, .. } => {
+                Some(goal.clone())
+            }
             _ => self.state.run.as_ref().map(|run| run.goal_id.clone()),
         };
         self.state.apply(&event);

@@ -97,15 +97,32 @@ impl Decider<'_> {
         let delay_ms = plan.parameters.get("delay_ms").and_then(serde_json::Value::as_u64).unwrap_or(0);
         let delay = TimeDelta::milliseconds(i64::try_from(delay_ms).unwrap_or(i64::MAX));
         let resume_at = self.context.now + delay;
-        let action = plan.action;
+        let (action, gives_up) = (plan.action, plan.gives_agent_up());
         let error = self.state.run.as_ref().and_then(|run| run.last_error.clone());
         self.journal(AgentEvent::RecoveryStarted { plan, planned_at, resume_at });
         if action == RecoveryAction::NotifyHuman {
             let reason = error.unwrap_or_else(|| "nothing automatic helps".to_owned());
             self.close_recovery(RecoveryPhase::Completed, "a person was told");
             self.end_goal(GoalStatus::Partial, None, Some(format!("needs a person: {reason}")));
+            if gives_up {
+                self.quarantine(format!("every remedy was tried: {reason}"));
+            }
+        } else if action == RecoveryAction::AgentRedistribute {
+            self.redistribute(resume_at);
         } else if delay_ms == 0 {
             self.timer_due(resume_at);
+        }
+    }
+
+    /// Hands the goal over; where that cannot be, the recovery failed and the agent tries by itself.
+    fn redistribute(&mut self, resume_at: Timestamp) {
+        let Some(goal) = self.state.run.as_ref().map(|run| run.goal.clone()) else { return };
+        if let Some(obstacle) = self.handover_obstacle(&goal) {
+            self.close_recovery(RecoveryPhase::Failed, obstacle);
+            self.timer_due(resume_at);
+        } else {
+            self.close_recovery(RecoveryPhase::Completed, "the goal was handed to another agent");
+            self.hand_over_run("redistributed by a recovery");
         }
     }
 

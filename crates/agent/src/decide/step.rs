@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use kintsugi_events::health::{StepMeasurements, health};
 use kintsugi_events::{
-    AgentEvent, Checkpoint, GoalStatus, HealthScores, HealthState, Metric, ParkReason, Payload,
+    AgentEvent, Budget, Checkpoint, GoalStatus, HealthScores, HealthState, Metric, ParkReason, Payload,
     RecoveryPhase, StepLatency, ToolOutcome,
 };
 use kintsugi_types::Score;
@@ -62,6 +62,23 @@ impl Decider<'_> {
         }
     }
 
+    /// Tells that a budget keeps the next step from being begun. Nothing new was measured.
+    pub(super) fn measure_spent(&mut self, spent: Budget) {
+        let (health, state) = (self.state.health, self.state.health_state);
+        let measured = Measured {
+            health,
+            scores: HealthScores::default(),
+            similarity: None,
+            state,
+            step_ms: 0.0,
+            context_ratio: 0.0,
+        };
+        if let Some(mut metric) = self.metric(&measured, None, false, false) {
+            metric.spent = Some(spent);
+            self.emit(Payload::Metric(Box::new(metric)));
+        }
+    }
+
     /// Waits for a recovery, or ends the goal where `tries` reached the limit.
     pub(super) fn park_or_give_up(&mut self, reason: ParkReason, error: String, tries: u32) {
         let limits = &self.context.config.limits;
@@ -103,6 +120,8 @@ impl Decider<'_> {
             },
             &self.context.config.thresholds,
         );
+        // Failed is who was given up, and that is not measured.
+        let state = state.min(HealthState::Recovering);
         Some(Measured { health: score, scores, similarity, state, step_ms, context_ratio })
     }
 
@@ -113,9 +132,22 @@ impl Decider<'_> {
         malformed: bool,
         repeated_call: bool,
     ) {
-        let Some(run) = &self.state.run else { return };
-        let metric = Metric {
+        if let Some(metric) = self.metric(measured, tool, malformed, repeated_call) {
+            self.emit(Payload::Metric(Box::new(metric)));
+        }
+    }
+
+    fn metric(
+        &self,
+        measured: &Measured,
+        tool: Option<ToolOutcome>,
+        malformed: bool,
+        repeated_call: bool,
+    ) -> Option<Metric> {
+        let run = self.state.run.as_ref()?;
+        Some(Metric {
             agent: self.state.agent.clone(),
+            kind: Some(self.state.kind.clone()),
             goal: run.goal_id.clone(),
             step: run.step,
             state: measured.state,
@@ -134,9 +166,9 @@ impl Decider<'_> {
             tool,
             malformed,
             repeated_call,
+            spent: None,
             sequence: self.state.sequence,
-        };
-        self.emit(Payload::Metric(Box::new(metric)));
+        })
     }
 
     fn close_measured_recovery(&mut self, measured: &Measured) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kintsugi_events::{AgentEvent, GoalStatus, ParkReason, ThoughtRecord};
+use kintsugi_events::{AgentEvent, Budget, GoalStatus, ParkReason, ThoughtRecord};
 use kintsugi_types::{Completion, EffectId, ErrorTier, FinishReason, ToolName};
 
 use super::Decider;
@@ -16,7 +16,8 @@ const THINK_RETRIES_AT_ONCE: u32 = 2;
 impl Decider<'_> {
     /// Asks the model for the action of `step`, unless a budget is spent.
     pub(super) fn think(&mut self, step: u32) {
-        if let Some(limit) = self.spent_budget(step) {
+        if let Some((budget, limit)) = self.spent_budget(step) {
+            self.measure_spent(budget);
             self.end_goal(GoalStatus::Partial, None, Some(limit));
             return;
         }
@@ -112,29 +113,29 @@ impl Decider<'_> {
     }
 
     /// The budget that is spent, in words, if beginning `step` would pass one.
-    fn spent_budget(&self, step: u32) -> Option<String> {
+    fn spent_budget(&self, step: u32) -> Option<(Budget, String)> {
         let run = self.state.run.as_ref()?;
         let limits = &self.context.config.limits;
         let wanted = &run.goal.budget;
         let steps_max = wanted.steps.unwrap_or(limits.steps_max);
         if step > steps_max {
-            return Some(format!("the budget of {steps_max} steps is spent"));
+            return Some((Budget::Steps, format!("the budget of {steps_max} steps is spent")));
         }
         let tokens_max = wanted.tokens.unwrap_or(limits.tokens_max);
         if run.tokens.prompt + run.tokens.completion >= tokens_max {
-            return Some(format!("the budget of {tokens_max} tokens is spent"));
+            return Some((Budget::Tokens, format!("the budget of {tokens_max} tokens is spent")));
         }
         let seconds_max = wanted.seconds.unwrap_or(limits.seconds_max);
         let elapsed = self.context.now.signed_duration_since(run.started_at);
         if elapsed.num_milliseconds() as f64 > seconds_max * 1000.0 {
-            return Some(format!("the budget of {seconds_max} seconds is spent"));
+            return Some((Budget::Seconds, format!("the budget of {seconds_max} seconds is spent")));
         }
         let usd_max = wanted.usd.unwrap_or(limits.usd_max);
         if self.usd(&run.tokens) >= usd_max {
-            return Some(format!("the budget of {usd_max} US dollars is spent"));
+            return Some((Budget::Usd, format!("the budget of {usd_max} US dollars is spent")));
         }
         if run.goal.deadline.is_some_and(|deadline| deadline <= self.context.now) {
-            return Some("the goal's deadline has passed".to_owned());
+            return Some((Budget::Deadline, "the goal's deadline has passed".to_owned()));
         }
         None
     }

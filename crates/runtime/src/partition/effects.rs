@@ -28,6 +28,12 @@ use crate::effects::{EffectOutcome, GateReport, Known};
 struct Prompt {
     messages: Vec<ChatMessage>,
     grammar: Grammar,
+    tokens_max: u32,
+}
+
+/// What an agent on lighter work may say at most: three quarters of what others may.
+const fn light_tokens(tokens_max: u32) -> u32 {
+    tokens_max - tokens_max / 4
 }
 
 impl Partition {
@@ -64,11 +70,13 @@ impl Partition {
                 self.timers.insert((at, agent.clone()));
                 self.arm_timer(ctx);
             }
-            EffectStart::Think { messages, goal, step, try_number, simple_reply, .. } => {
+            EffectStart::Think { messages, goal, step, try_number, simple_reply, is_light, .. } => {
                 let Some(config) = self.node.kind(&kind).cloned() else { return };
                 let Some(grammars) = self.grammars.get(&kind) else { return };
-                let grammar = if simple_reply { &grammars.answer_only } else { &grammars.any_tool };
-                let prompt = Prompt { messages, grammar: grammar.clone() };
+                let grammar = grammars.of(simple_reply, is_light).clone();
+                let tokens_max = config.limits.answer_tokens_max;
+                let tokens_max = if is_light { light_tokens(tokens_max) } else { tokens_max };
+                let prompt = Prompt { messages, grammar, tokens_max };
                 let exposed = self.exposed(agent, goal, step, try_number);
                 self.start_think(wish, prompt, exposed, &config);
             }
@@ -89,7 +97,7 @@ impl Partition {
 
     fn start_think(&self, wish: Effect, prompt: Prompt, exposed: Exposed, config: &KindConfig) {
         let Effect::Think { effect, attempt, sampling_seed } = wish else { return };
-        let tokens_max = config.limits.answer_tokens_max;
+        let tokens_max = prompt.tokens_max;
         let request = CompletionRequest {
             grammar: prompt.grammar,
             sampling: Sampling { temperature: config.temperature, top_p: config.top_p, seed: sampling_seed },

@@ -112,6 +112,7 @@ fn engine_anomaly(reason: &str, requests: usize) -> Anomaly {
         sequence: 0,
         step: 0,
         health: Score::ZERO,
+        context_ratio: None,
         tool: None,
     }
 }

@@ -26,6 +26,9 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// The longest goal that is taken, in bytes.
 const GOAL_BYTES_MAX: usize = 256 * 1024;
 
+/// Where an agent's events come from: only these may hand a goal over.
+const AGENT_SOURCES: &str = "/kintsugi/agents/";
+
 /// What becomes of a goal.
 enum Route {
     /// It goes to this agent.
@@ -74,7 +77,7 @@ impl Partition {
         match route {
             Route::To(agent, goal) => {
                 let key = goal_key(&goal);
-                self.accepting.insert(key, content_of(&goal));
+                self.accepting.insert(key, known_by(&goal));
                 if let Some(slot) = self.slot(&agent) {
                     slot.accepting += 1;
                 }
@@ -117,12 +120,19 @@ impl Partition {
                 Err(reason) => return Route::Refused(reason.to_string()),
             },
         };
-        let content = content_of(&goal);
+        let is_from_agent =
+            record.envelope.as_ref().is_some_and(|envelope| envelope.source.starts_with(AGENT_SOURCES));
+        if !is_from_agent {
+            goal.handover = None;
+        }
+        let KnownGoal { content, epoch } = known_by(&goal);
         goal.id = Some(id);
         // What is right is for the evaluation alone: it never comes near an agent.
         goal.expect = None;
         match self.known(&goal) {
-            Ok(Some(known)) if known == content => return Route::Known,
+            // Whoever had it handed it over: it is known, and is to be taken once more.
+            Ok(Some(known)) if known.content == content && known.epoch < epoch => {}
+            Ok(Some(known)) if known.content == content => return Route::Known,
             Ok(Some(_)) => {
                 return Route::Refused("a goal with this id but another content was taken before".to_owned());
             }
@@ -154,7 +164,12 @@ impl Partition {
                 kinds.join(", ")
             ));
         };
-        let Some((number, load)) = index.least_loaded() else {
+        let giver = goal
+            .handover
+            .as_ref()
+            .and_then(|handover| index.number_of(&handover.from))
+            .filter(|_| index.is_plural());
+        let Some((number, load)) = index.least_loaded(giver) else {
             return Route::Refused(format!("there is no agent of kind {}", index.kind()));
         };
         let queue_max = self.node.config.kinds.get(index.kind()).map_or(0, |config| config.limits.queue_max);
@@ -168,21 +183,20 @@ impl Partition {
         }
     }
 
-    /// The content that the goal's id stands for, if it was taken before.
-    fn known(&self, goal: &Goal) -> Result<Option<u64>, String> {
+    /// What the goal's id stands for, if it was taken before.
+    fn known(&self, goal: &Goal) -> Result<Option<KnownGoal>, String> {
         let Some(id) = &goal.id else { return Ok(None) };
         let key = key_of(&goal.tenant, goal.agent.as_ref(), id);
-        if let Some(content) = self.accepting.get(&key) {
-            return Ok(Some(*content));
+        if let Some(known) = self.accepting.get(&key) {
+            return Ok(Some(*known));
         }
-        let found = self.node.store.goal(&goal.tenant, goal.agent.as_ref(), id).map_err(|e| e.to_string())?;
-        Ok(found.map(|known| known.content))
+        self.node.store.goal(&goal.tenant, goal.agent.as_ref(), id).map_err(|e| e.to_string())
     }
 
     /// Remembers a goal that is part of an agent's journal now.
     pub(super) fn note_accepted(&mut self, agent: &AgentId, goal: &Arc<Goal>, batch: &mut StoreBatch<'_>) {
         let Some(id) = &goal.id else { return };
-        batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, KnownGoal { content: content_of(goal) });
+        batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known_by(goal));
         self.accepting.remove(&goal_key(goal));
         if let Some(slot) = self.slots.get_mut(agent) {
             slot.accepting = slot.accepting.saturating_sub(1);
@@ -243,6 +257,11 @@ impl Partition {
             self.forget_accepting(agent, goal);
         }
     }
+}
+
+/// What the goal's id stands for from now on.
+fn known_by(goal: &Goal) -> KnownGoal {
+    KnownGoal { content: content_of(goal), epoch: goal.epoch() }
 }
 
 fn goal_key(goal: &Goal) -> Vec<u8> {

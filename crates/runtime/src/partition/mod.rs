@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use kintsugi_agent::prompt::decision_grammar;
+use kintsugi_agent::prompt::{decision_grammar, plain_decision_grammar};
 use kintsugi_agent::{AgentState, Command, Effect, KindConfig};
 use kintsugi_eventlog::{Committed, LogError, Lsn, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Subject, Topic};
@@ -38,6 +38,7 @@ use crate::effects::EffectOutcome;
 use crate::feed::FeedBatch;
 use crate::node::Break;
 use crate::restore::Restored;
+use crate::store::KnownGoal;
 
 pub(crate) use self::engine::EngineNews;
 
@@ -105,6 +106,20 @@ pub(crate) struct ResumeAgent {
 struct Grammars {
     any_tool: Grammar,
     answer_only: Grammar,
+    /// The same for agents on lighter work.
+    plain_any_tool: Grammar,
+    plain_answer_only: Grammar,
+}
+
+impl Grammars {
+    const fn of(&self, simple_reply: bool, is_light: bool) -> &Grammar {
+        match (simple_reply, is_light) {
+            (false, false) => &self.any_tool,
+            (true, false) => &self.answer_only,
+            (false, true) => &self.plain_any_tool,
+            (true, true) => &self.plain_answer_only,
+        }
+    }
 }
 
 /// The partition actor.
@@ -119,7 +134,7 @@ pub(crate) struct Partition {
     goals: Tracker,
     recoveries: Tracker,
     /// Goals on their way to an agent, and the content that their ids stand for.
-    accepting: HashMap<Vec<u8>, u64>,
+    accepting: HashMap<Vec<u8>, KnownGoal>,
     /// Whether the log holds goals that nobody had room for.
     are_goals_waiting: bool,
     loads: Vec<LoadIndex>,
@@ -183,7 +198,12 @@ impl Partition {
 }
 
 fn grammars_of(config: &KindConfig) -> (AgentKind, Grammars) {
-    let grammars = Grammars { any_tool: decision_grammar(&config.tools), answer_only: decision_grammar(&[]) };
+    let grammars = Grammars {
+        any_tool: decision_grammar(&config.tools),
+        answer_only: decision_grammar(&[]),
+        plain_any_tool: plain_decision_grammar(&config.tools),
+        plain_answer_only: plain_decision_grammar(&[]),
+    };
     (config.kind.clone(), grammars)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::Addr;
 use kintsugi_agent::{Command, Effect};
 use kintsugi_eventlog::{Append, Lsn};
-use kintsugi_events::Event;
+use kintsugi_events::{Event, HealthState};
 use kintsugi_types::{AgentKind, Timestamp};
 
 use crate::agent_actor::{AgentActor, Decided, Load};
@@ -109,6 +109,7 @@ impl Slot {
                 is_running: false,
                 is_runnable: false,
                 is_quarantined: false,
+                health: HealthState::Healthy,
                 shown: "idle",
             },
             accepting: 0,

@@ -142,6 +142,7 @@ pub(super) fn goal(ticket: &Ticket) -> Goal {
         budget: GoalBudget::default(),
         input: Map::from_iter([("from".to_owned(), from)]),
         index: None,
+        handover: None,
         expect: Some(truth(ticket)),
         other: Map::new(),
     }
