@@ -51,6 +51,8 @@ pub struct Wiring {
     pub mode: Mode,
     /// Faults on purpose.
     pub chaos: Option<FaultPlan>,
+    /// Whether no policy applies to anything, so that the cascade mends.
+    pub without_policies: bool,
 }
 
 /// The declaration of the script's HTTP tool at `url`: how it may be repeated, and how long it may take.
@@ -180,7 +182,10 @@ pub fn parts_with(
             tenant: TenantId::default(),
             kinds: BTreeMap::from([(kind.clone(), Arc::new(config))]),
             population: vec![Population { kind, count: agents }],
-            policies: Arc::new(PolicySet::parse(POLICIES, "short.yaml")?),
+            policies: Arc::new(match wiring.without_policies {
+                true => PolicySet::default(),
+                false => PolicySet::parse(POLICIES, "short.yaml")?,
+            }),
             mode: wiring.mode,
             runnable_max: slots * 2,
             seed: 1,

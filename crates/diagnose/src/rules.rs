@@ -197,7 +197,7 @@ fn slowness(anomaly: &Anomaly) -> Finding {
         "latency_ms.total" => "a step took far longer than usual",
         _ => "steps take far longer than usual",
     };
-    let is_lasting = anomaly.severity >= Severity::Medium;
+    let is_lasting = anomaly.severity >= Severity::High;
     Finding {
         fault: FaultType::LatencyDegradation,
         severity: anomaly.severity,

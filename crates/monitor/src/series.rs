@@ -128,6 +128,13 @@ impl Series {
         (self.usual.samples >= SAMPLES_KNOWN).then_some(self.usual.mean)
     }
 
+    /// Whether most of the newest samples lie above what is usual, and not just one of them.
+    pub fn is_mostly_above_usual(&self) -> bool {
+        let Some(usual) = self.known_usual() else { return false };
+        let above = self.samples(0).iter().filter(|sample| f64::from(**sample) > usual).count();
+        above * 2 >= RECENT as usize
+    }
+
     /// Takes in a sample and compares the level of the newest [`RECENT`] with what is usual: by its own baseline once
     /// that is known, else by `kind_usual`, that of agents of its kind.
     ///

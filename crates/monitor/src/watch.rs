@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::bounded::Bounded;
 use crate::series::{Gauge, LevelDeviation, RECENT, Series};
 use crate::settings::{MonitorSettings, Ratios};
-use crate::window::{AgentWindow, CallResult, Gauges};
+use crate::window::{AgentWindow, CallResult, Gauges, is_kind_slow};
 
 /// How many agents are remembered. At the bound those that were not seen for longest are forgotten: their streaks
 /// and baselines begin anew, which delays an anomaly and invents none.
@@ -87,7 +87,8 @@ impl Monitor {
             .known_usual()
             .or_else(|| kind.as_deref().and_then(|kind| kind.latency.known_usual()));
         let samples = window.enter(metric, settings.similarity_max);
-        let levels = window.gauges.enter(&samples, kind.take(), &settings.ratios);
+        let levels = window.gauges.enter(&samples, kind.as_deref_mut(), &settings.ratios);
+        let usual_latency = usual_latency.filter(|_| !is_kind_slow(kind.as_deref()));
         let low_confidence = window.judge_confidence(metric, settings.confidence_floor);
 
         if let Some(spent) = metric.spent {
@@ -292,7 +293,7 @@ impl Report<'_> {
             // Each failure was told when it happened, and slowness alone breaks nothing.
             Gauge::ToolSuccess => Severity::Low,
             Gauge::Latency if found.excess < 2.0 => Severity::Low,
-            Gauge::Latency => Severity::Medium,
+            Gauge::Latency if found.excess < 6.0 => Severity::Medium,
             _ if found.excess < 2.0 => Severity::Medium,
             _ => Severity::High,
         };

@@ -126,11 +126,12 @@ impl Gauges {
         for (gauge, sample) in samples.iter().copied() {
             let usual = kind.as_deref().and_then(|kind| kind.of(gauge).known_usual());
             let deviation = self.of_mut(gauge).enter(gauge, sample, usual, ratios);
-            found.extend(deviation.map(|deviation| (gauge, deviation)));
             if let Some(kind) = kind.as_deref_mut() {
-                // What deviates among all of a kind shows in each agent, and is told there.
                 kind.of_mut(gauge).enter(gauge, sample, None, ratios);
             }
+            // Where all of a kind are slow the machine is, and no agent.
+            let is_shared = gauge == Gauge::Latency && is_kind_slow(kind.as_deref());
+            found.extend(deviation.filter(|_| !is_shared).map(|deviation| (gauge, deviation)));
         }
         found
     }
@@ -226,6 +227,11 @@ impl AgentWindow {
         self.confidence.learn(value);
         None
     }
+}
+
+/// Whether steps are slow among all agents of a kind.
+pub(crate) fn is_kind_slow(kind: Option<&Gauges>) -> bool {
+    kind.is_some_and(|kind| kind.latency.is_mostly_above_usual())
 }
 
 /// What a metric says of the gauges. A step that is not over says nothing but how its call went.

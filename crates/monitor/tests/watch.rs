@@ -253,16 +253,23 @@ fn a_level_far_from_the_usual_is_told_when_it_begins() {
 }
 
 #[test]
-fn a_young_agent_is_compared_with_its_kind() {
-    let mut all: Vec<Metric> = steps(60, |_, _| ());
-    let young = steps(10, |_, metric| {
-        metric.agent = AgentId::new("b").unwrap();
-        metric.latency_ms = latency(400.0, 2.0);
-    });
-    all.extend(young);
-    check(&all, &["b high_latency Medium"]);
-    let alone = all.split_off(60);
-    check(&alone, &[]);
+fn a_young_agent_is_compared_with_its_kind_and_not_blamed_for_what_slows_all() {
+    let usual = steps(60, |_, _| ());
+    let slow = |agent: &str| {
+        steps(10, |_, metric| {
+            metric.agent = AgentId::new(agent).unwrap();
+            metric.latency_ms = latency(400.0, 2.0);
+        })
+    };
+    // Two steps of others between two of the slow one.
+    let mut one_slow = usual.clone();
+    for metric in slow("b") {
+        one_slow.extend(usual.iter().take(2).cloned());
+        one_slow.push(metric);
+    }
+    check(&one_slow, &["b high_latency Medium"]);
+    let all_slow: Vec<Metric> = usual.into_iter().chain(slow("b")).collect();
+    check(&all_slow, &[]);
 }
 
 #[test]

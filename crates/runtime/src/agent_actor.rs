@@ -156,6 +156,11 @@ impl DeathGuard {
     pub fn new(on_death: impl FnOnce() + Send + 'static) -> Self {
         Self { on_death: Some(Box::new(on_death)) }
     }
+
+    /// Tells nobody: what it guards was never begun.
+    pub fn disarm(mut self) {
+        self.on_death = None;
+    }
 }
 
 impl Drop for DeathGuard {

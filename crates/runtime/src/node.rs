@@ -289,6 +289,7 @@ impl Root {
                         Ok(restored) => restored,
                         Err(failure) => {
                             self.give_up(&failure.to_string());
+                            guard.disarm();
                             return;
                         }
                     },

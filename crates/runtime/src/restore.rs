@@ -112,7 +112,7 @@ pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
     let mut states: HashMap<AgentId, AgentState> = HashMap::new();
     let mut goals = node.store.batch();
     let mut failure = None;
-    if node.store.was_fresh() {
+    if node.store.is_empty() {
         load_snapshots(node, &mut states)?;
     }
     let end =
@@ -135,6 +135,7 @@ pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
     batch.put_replay_from(end);
     batch.put_format();
     batch.commit()?;
+    node.store.note_filled();
     let mut agents: Vec<AgentState> = states.into_values().filter(AgentState::has_load).collect();
     agents.sort_by(|a, b| a.agent.cmp(&b.agent));
     let before = loaded_before(node, &agents)?;

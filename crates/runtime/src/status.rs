@@ -78,7 +78,8 @@ impl Status {
     }
 
     pub(crate) fn log_failed(&self, reason: String) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).log_failure = Some(reason);
+        // What came first is the cause.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).log_failure.get_or_insert(reason);
     }
 
     /// Counts events that were committed.

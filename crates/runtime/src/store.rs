@@ -4,6 +4,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -87,7 +88,8 @@ pub struct Store {
     meta: Keyspace,
     /// Making one takes longer than packing a state.
     packer: Mutex<Compressor<'static>>,
-    was_fresh: bool,
+    /// Whether it holds nothing of what the log says yet.
+    is_empty: AtomicBool,
 }
 
 impl std::fmt::Debug for Store {
@@ -165,12 +167,18 @@ impl Store {
         }
         let packer = Compressor::new(ZSTD_LEVEL).map_err(StoreError::Pack)?;
         let (folder, packer) = (folder.to_owned(), Mutex::new(packer));
-        Ok(Self { folder, database: database_opened, agents, goals, stages, loaded, meta, packer, was_fresh })
+        let is_empty = AtomicBool::new(was_fresh);
+        Ok(Self { folder, database: database_opened, agents, goals, stages, loaded, meta, packer, is_empty })
     }
 
-    /// Whether it was empty when it was opened.
-    pub const fn was_fresh(&self) -> bool {
-        self.was_fresh
+    /// Whether it holds nothing of what the log says yet.
+    pub fn is_empty(&self) -> bool {
+        self.is_empty.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it was brought up to date: from now on it is ahead of the snapshots in the log.
+    pub fn note_filled(&self) {
+        self.is_empty.store(false, Ordering::Relaxed);
     }
 
     /// The agent's state as it was last put, if it was.
