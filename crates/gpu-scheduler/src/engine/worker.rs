@@ -305,19 +305,24 @@ impl Worker {
         }
     }
 
-    fn publish_ledger(&self) {
+    fn publish_ledger(&mut self) {
         let ledger = &self.ledger;
+        let residences = self.residency.news().map(Arc::new);
         self.links.picture.send_modify(|picture| {
             picture.active = ledger.requests();
             picture.active_peak = picture.active_peak.max(ledger.requests());
             picture.memory = *ledger.held();
             picture.memory_peak = ledger.total_peak();
             picture.kv_used_peak = ledger.kv_used_peak();
+            picture.kv_host_peak = ledger.kv_host_peak();
             picture.waiting_on_device = self.residency.on_device();
             picture.residents_peak =
                 picture.residents_peak.max(ledger.requests() + picture.waiting_on_device);
             picture.waiting_in_host_memory = self.residency.in_host_memory();
             picture.swaps = self.swaps;
+            if let Some(residences) = residences {
+                picture.residences = residences;
+            }
         });
     }
 

@@ -14,6 +14,10 @@ impl Worker {
         self.ledger.admit(id, context, admitted.kv);
         if self.residency.enter(context, urgency) {
             self.swaps.back += 1;
+            if let Some(job) = self.jobs.get(id) {
+                let took = job.since.elapsed();
+                self.links.picture.send_modify(|picture| picture.wakes.record(took));
+            }
         }
         if let Err(reason) = self.relieve() {
             return self.fault(&reason, None);
