@@ -96,6 +96,9 @@ pub struct SchedulerStats {
     /// From a swapped conversation's next request, under its lease, until that is in the batch with what came back:
     /// the copy, the step that was under way, and waiting for room.
     pub wakes: Times,
+    /// The part of that from the moment when there was room or could be made: others out, its own back, its prompt
+    /// read.
+    pub swaps_in: Times,
     /// Faults of the engine, failed builds included.
     pub faults: u64,
     /// Engines that were rebuilt after a fault.
@@ -122,6 +125,7 @@ pub(crate) struct EnginePicture {
     pub(crate) residences: Arc<BTreeMap<AgentId, Residence>>,
     pub(crate) swaps: SwapCounts,
     pub(crate) wakes: Spread,
+    pub(crate) swaps_in: Spread,
     pub(crate) faults: u64,
     pub(crate) rebuilds: u64,
     pub(crate) pace: Pace,
@@ -169,6 +173,7 @@ impl SchedulerStats {
             waiting_in_host_memory: engine.waiting_in_host_memory,
             swaps: engine.swaps,
             wakes: engine.wakes.times(),
+            swaps_in: engine.swaps_in.times(),
             faults: engine.faults,
             rebuilds: engine.rebuilds,
         }

@@ -8,7 +8,8 @@ use crate::residency::Point;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 90.0;
-const RIGHT: f64 = 20.0;
+/// Room for the names of levels.
+const RIGHT: f64 = 130.0;
 /// Where the first panel begins, and how high each is with and without its title.
 const TOP: f64 = 70.0;
 const PANEL: f64 = 150.0;
@@ -126,7 +127,7 @@ impl Svg {
         let x = |at: f64| LEFT + (right - LEFT) * if seconds > 0.0 { at / seconds } else { 0.0 };
         let y = |value: u64| bottom - PANEL * value as f64 / most as f64;
         let mut below = vec![0; points.len()];
-        let mut legend = LEFT + 190.0;
+        let mut legend = LEFT + 210.0;
         for course in panel.courses {
             let mut values: Vec<u64> = points.iter().map(course.value).collect();
             if course.is_stacked {
@@ -159,9 +160,9 @@ impl Svg {
                 r##"<line x1="{LEFT}" x2="{right}" y1="{at:.1}" y2="{at:.1}" stroke="#b03a2e" stroke-dasharray="4 3"/>"##
             ));
             self.add(format_args!(
-                r##"<text x="{}" y="{:.1}" text-anchor="end" fill="#b03a2e">{}</text>"##,
-                right - 4.0,
-                at - 3.0,
+                r##"<text x="{}" y="{:.1}" fill="#b03a2e">{}</text>"##,
+                right + 6.0,
+                at + 4.0,
                 level.name
             ));
         }

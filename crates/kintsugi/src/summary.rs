@@ -85,8 +85,11 @@ pub(crate) struct MemorySummary {
     host_bytes_peak: u64,
     /// The most memory that the whole process had, where the system tells.
     process_bytes_peak: Option<u64>,
-    /// From a swapped agent's next request, under its lease, until that computes.
+    /// From a swapped agent's next request, under its lease, until that computes: the step under way, waiting for room,
+    /// and the swap.
     wake_ms: TimesMs,
+    /// Of that the swap: others out, its own back.
+    swap_in_ms: TimesMs,
     /// How long agents waited for the model.
     lease_wait_ms: TimesMs,
 }
@@ -171,6 +174,7 @@ impl Summary {
                 host_bytes_peak: ran.stats.kv_host_peak.bytes(),
                 process_bytes_peak: process_bytes_peak().map(ByteCount::bytes),
                 wake_ms: ran.stats.wakes.into(),
+                swap_in_ms: ran.stats.swaps_in.into(),
                 lease_wait_ms: ran.stats.lease_waits.into(),
             },
         }

@@ -64,7 +64,8 @@ fn above_the_mark_the_least_urgent_leave_for_host_memory_and_come_back_when_they
         assert_eq!(say(&node, "low", 0.1, 12).await.completion.usage.cached, 11, "back from host memory");
         let stats = node.handle.stats();
         assert_eq!(residence("low"), Some(Residence::Resident));
-        assert_eq!((stats.swaps.back, stats.wakes.count), (1, 1));
+        assert_eq!((stats.swaps.back, stats.wakes.count, stats.swaps_in.count), (1, 1, 1));
+        assert!(stats.swaps_in.max_ms <= stats.wakes.max_ms);
         assert_eq!(stats.kv_host_peak, ByteCount(21 * 1024));
         assert_eq!(node.invariants.total(), 0);
     });

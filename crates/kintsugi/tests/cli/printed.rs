@@ -29,7 +29,7 @@ fn check_summary(told: &Value) {
     has(&told["log"], &["kind", "events", "bytes"]);
     has(&told["memory"], &["budget_bytes", "weights_bytes", "kv_bytes_peak", "total_bytes_peak"]);
     has(&told["memory"], &["resident_agents_peak", "swaps", "swaps_back", "forgotten", "host_bytes_peak"]);
-    has(&told["memory"], &["process_bytes_peak", "wake_ms", "lease_wait_ms"]);
+    has(&told["memory"], &["process_bytes_peak", "wake_ms", "swap_in_ms", "lease_wait_ms"]);
     has(&told["memory"]["wake_ms"], &["count", "p50", "p99", "max"]);
     has(&told["memory"]["lease_wait_ms"], &["count", "p50", "p99", "max"]);
 }

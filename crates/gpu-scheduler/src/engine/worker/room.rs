@@ -14,10 +14,12 @@ impl Worker {
         self.ledger.admit(id, context, admitted.kv);
         if self.residency.enter(context, urgency) {
             self.swaps.back += 1;
-            if let Some(job) = self.jobs.get(id) {
-                let took = job.since.elapsed();
-                self.links.picture.send_modify(|picture| picture.wakes.record(took));
-            }
+            let wake = self.jobs.get(id).map(|job| job.since.elapsed());
+            let swap_in = self.turn.take().map(|(_, since)| since.elapsed());
+            self.links.picture.send_modify(|picture| {
+                wake.into_iter().for_each(|took| picture.wakes.record(took));
+                swap_in.into_iter().for_each(|took| picture.swaps_in.record(took));
+            });
         }
         if let Err(reason) = self.relieve() {
             return self.fault(&reason, None);
