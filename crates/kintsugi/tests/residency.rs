@@ -102,6 +102,7 @@ fn thousands_of_agents_come_to_their_end_in_little_memory_with_and_without_fault
         check(&told, 4_882, TWELVE_AT_ONCE);
         check_picture(folder.path());
         assert!(told["memory"]["swaps_back"].as_u64().unwrap() > 1_000);
-        assert!(told["memory"]["wake_ms"]["p99"].as_f64().unwrap() < 100.0);
+        // Without the wait for its turn, which depends on who else uses the cores.
+        assert!(told["memory"]["swap_in_ms"]["p99"].as_f64().unwrap() < 100.0);
     }
 }
