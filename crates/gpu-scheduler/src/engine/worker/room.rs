@@ -17,8 +17,10 @@ impl Worker {
             let wake = self.jobs.get(id).map(|job| job.since.elapsed());
             let swap_in = self.turn.take().map(|(_, since)| since.elapsed());
             self.links.picture.send_modify(|picture| {
-                wake.into_iter().for_each(|took| picture.wakes.record(took));
-                swap_in.into_iter().for_each(|took| picture.swaps_in.record(took));
+                if let Some((wake, swap_in)) = wake.zip(swap_in) {
+                    picture.wakes.record(wake);
+                    picture.swaps_in.record(swap_in);
+                }
             });
         }
         if let Err(reason) = self.relieve() {
