@@ -199,14 +199,15 @@ impl GpuScheduler {
             if waiting.answer.is_closed() {
                 continue;
             }
-            let lease = self.grant(&waiting.request, context);
+            let lease = self.grant(&waiting.request, waiting.since, context);
             // A caller that went away just now drops the lease here, which gives it back as any other.
             let _ = waiting.answer.send(Ok(lease));
         }
         self.publish();
     }
 
-    fn grant(&mut self, request: &LeaseRequest, context: &mut Context<Self>) -> Lease {
+    /// Gives a slot to a call that came at `since`.
+    fn grant(&mut self, request: &LeaseRequest, since: Instant, context: &mut Context<Self>) -> Lease {
         let id = LeaseId::new(self.ids.as_mut());
         let state = LeaseState { epoch: self.epoch, deadline: self.deadline(), ended: None };
         let (sender, receiver) = watch::channel(state);
@@ -214,7 +215,10 @@ impl GpuScheduler {
         if self.engine == Engine::Up {
             self.age(id, context);
         }
-        self.picture.send_modify(|picture| picture.leases_granted += 1);
+        self.picture.send_modify(|picture| {
+            picture.leases_granted += 1;
+            picture.lease_waits.record(since.elapsed());
+        });
         Lease::new(id, request.tokens_max, context.address(), receiver)
     }
 
@@ -376,13 +380,13 @@ impl Handler<Acquire> for GpuScheduler {
         }
         if self.table.len() < self.slots {
             // Nobody waits while a slot is free.
-            let lease = self.grant(&request, context);
+            let lease = self.grant(&request, Instant::now(), context);
             let _ = answer.send(Ok(lease));
             self.publish();
             return;
         }
-        let waiting = Waiting { ticket, request, answer };
-        if let Err(waiting) = self.queue.push(waiting, Instant::now(), self.clock.now()) {
+        let waiting = Waiting { ticket, request, since: Instant::now(), answer };
+        if let Err(waiting) = self.queue.push(waiting, self.clock.now()) {
             let tokens_ahead = self.queue.tokens() + waiting.request.tokens();
             let retry_after = self.engine_picture.borrow().pace.retry_after(tokens_ahead, self.slots);
             let reason = RefusalReason::QueueFull { queue_max: self.queue_max };

@@ -1,5 +1,6 @@
 //! What everyone else holds of the scheduler.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ use crate::error::{Refusal, RefusalReason, ThinkError};
 use crate::lease::{Lease, LeaseRequest};
 use crate::messages::{Acquire, ReleaseAgent, Shutdown, Withdraw};
 use crate::queue::Ticket;
+use crate::residency::Residence;
 use crate::stats::{DeskPicture, EnginePicture, EngineState, SchedulerStats};
 
 /// A completion and how long it had to wait.
@@ -110,6 +112,11 @@ impl SchedulerHandle {
     /// Counts, peaks and totals as of now. Works even after the scheduler has stopped.
     pub fn stats(&self) -> SchedulerStats {
         SchedulerStats::of(&self.desk_picture.borrow(), &self.engine_picture.borrow(), self.memory_budget)
+    }
+
+    /// Where the keys and values of each agent are that has any, as of now.
+    pub fn residences(&self) -> Arc<BTreeMap<AgentId, Residence>> {
+        self.engine_picture.borrow().residences.clone()
     }
 
     /// Waits until `condition` holds of the stats and returns those; `None` when the scheduler stopped before.

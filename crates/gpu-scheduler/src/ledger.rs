@@ -77,6 +77,7 @@ pub struct Ledger {
     sum: KvHeld,
     total_peak: ByteCount,
     kv_used_peak: ByteCount,
+    kv_host_peak: ByteCount,
 }
 
 impl Ledger {
@@ -90,6 +91,7 @@ impl Ledger {
             sum: KvHeld::default(),
             total_peak: ByteCount(0),
             kv_used_peak: ByteCount(0),
+            kv_host_peak: ByteCount(0),
         }
     }
 
@@ -144,6 +146,7 @@ impl Ledger {
         self.held = *engine;
         self.total_peak = self.total_peak.max(engine.total());
         self.kv_used_peak = self.kv_used_peak.max(engine.kv_used);
+        self.kv_host_peak = self.kv_host_peak.max(engine.kv_host);
         let mut found = Vec::new();
         if engine.total() > self.budget {
             found.push(Discrepancy::OverBudget { held: engine.total(), budget: self.budget });
@@ -183,6 +186,11 @@ impl Ledger {
     /// The most keys and values that were in use.
     pub const fn kv_used_peak(&self) -> ByteCount {
         self.kv_used_peak
+    }
+
+    /// The most keys and values that lay in host memory.
+    pub const fn kv_host_peak(&self) -> ByteCount {
+        self.kv_host_peak
     }
 }
 

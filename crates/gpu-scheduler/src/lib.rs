@@ -20,6 +20,7 @@ mod queue;
 mod residency;
 #[cfg(any(test, feature = "scripted"))]
 pub mod scripted;
+pub mod spread;
 pub mod stats;
 mod table;
 
@@ -32,4 +33,6 @@ pub use error::{Refusal, RefusalReason, ThinkError};
 pub use handle::{SchedulerHandle, Thought};
 pub use lease::{Lease, LeaseRequest};
 pub use ledger::{Discrepancy, Ledger};
+pub use residency::Residence;
+pub use spread::Times;
 pub use stats::{EngineState, SchedulerStats, SwapCounts};

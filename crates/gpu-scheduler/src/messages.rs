@@ -1,5 +1,7 @@
 //! What is said between callers, the actor and the engine thread. None of it is seen outside this crate.
 
+use std::time::Instant;
+
 use actix::Message;
 use kintsugi_inference::RequestId;
 use kintsugi_types::{AgentId, Completion, CompletionRequest, LeaseId, Score};
@@ -73,6 +75,8 @@ pub(crate) struct Job {
     pub(crate) owner: Owner,
     pub(crate) urgency: Score,
     pub(crate) request: CompletionRequest,
+    /// When its lease's holder had the way to the engine free.
+    pub(crate) since: Instant,
     pub(crate) answer: CompletionAnswer,
 }
 

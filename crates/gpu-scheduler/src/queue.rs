@@ -25,6 +25,7 @@ pub(crate) struct Ticket(pub(crate) u64);
 pub(crate) struct Waiting<A> {
     pub(crate) ticket: Ticket,
     pub(crate) request: LeaseRequest,
+    pub(crate) since: Instant,
     pub(crate) answer: A,
 }
 
@@ -60,18 +61,12 @@ impl<A> Queue<A> {
         Self { waiting: BTreeMap::new(), ranks: HashMap::new(), waiting_max, arrivals: 0, tokens: 0 }
     }
 
-    /// Puts `waiting`, which comes at `at` (`now` on the wall clock), in its place, or hands it back when the queue is
-    /// full.
-    pub(crate) fn push(
-        &mut self,
-        waiting: Waiting<A>,
-        at: Instant,
-        now: Timestamp,
-    ) -> Result<(), Waiting<A>> {
+    /// Puts `waiting`, which comes now, in its place, or hands it back when the queue is full.
+    pub(crate) fn push(&mut self, waiting: Waiting<A>, now: Timestamp) -> Result<(), Waiting<A>> {
         if self.waiting.len() >= self.waiting_max {
             return Err(waiting);
         }
-        let rank = Rank { due: due(&waiting.request, at, now), arrival: self.arrivals };
+        let rank = Rank { due: due(&waiting.request, waiting.since, now), arrival: self.arrivals };
         self.arrivals += 1;
         self.tokens += waiting.request.tokens();
         self.ranks.insert(waiting.ticket, rank);
@@ -141,7 +136,7 @@ mod tests {
             goal_started,
             deadline: None,
         };
-        Waiting { ticket: Ticket(ticket), request, answer: () }
+        Waiting { ticket: Ticket(ticket), request, since: Instant::now(), answer: () }
     }
 
     fn order(queue: &mut Queue<()>) -> Vec<u64> {
@@ -151,7 +146,7 @@ mod tests {
     impl Queue<()> {
         /// Puts `entry` in its place at a common time.
         fn put(&mut self, entry: Waiting<()>, at: Instant) -> Result<(), Waiting<()>> {
-            self.push(entry, at, NOW)
+            self.push(Waiting { since: at, ..entry }, NOW)
         }
     }
 

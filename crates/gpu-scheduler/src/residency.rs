@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use kintsugi_inference::{ContextId, MemoryUse};
 use kintsugi_types::{AgentId, Score, TenantId};
+use serde::{Deserialize, Serialize};
 
 /// Above this share of what the engine may hold, conversations that wait move to host memory. The rest is kept free
 /// for requests, so that an admission seldom has to wait for a copy.
@@ -15,6 +16,16 @@ const MARK_PERCENT: u64 = 85;
 /// The engine allocates its whole budget at start, less what it could never use; so its total is what 100 % means.
 pub(crate) fn is_above_mark(memory: &MemoryUse) -> bool {
     u128::from(memory.in_use().0) * 100 > u128::from(memory.total().0) * u128::from(MARK_PERCENT)
+}
+
+/// Where an agent's keys and values are. One that has none is dormant, as far as the model goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Residence {
+    /// In host memory, and on the device again with its next request.
+    Swapped,
+    /// On the device, at work or waiting for its next request.
+    Resident,
 }
 
 /// Whose conversation it is. An agent that works for two tenants has two.
@@ -59,6 +70,8 @@ pub(crate) struct Residency {
     of: HashMap<Owner, ContextId>,
     contexts: u64,
     uses: u64,
+    /// Somebody came, went or moved since it was last asked for.
+    is_changed: bool,
 }
 
 impl Residency {
@@ -80,6 +93,7 @@ impl Residency {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         entry.running += 1;
         entry.urgency = urgency;
+        self.is_changed = true;
         std::mem::replace(&mut entry.place, Place::None) == Place::Host
     }
 
@@ -95,6 +109,7 @@ impl Residency {
 
     /// A request of it left the batch and nothing with it.
     pub(crate) fn cancel(&mut self, id: ContextId) {
+        self.is_changed = true;
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.running = entry.running.saturating_sub(1);
         }
@@ -106,6 +121,7 @@ impl Residency {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.place = Place::Host;
         }
+        self.is_changed = true;
     }
 
     /// It holds nothing any more.
@@ -113,11 +129,13 @@ impl Residency {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.place = Place::None;
         }
+        self.is_changed = true;
         self.drop_if_empty(id);
     }
 
     /// Nothing is held: the engine is gone.
     pub(crate) fn clear(&mut self) {
+        self.is_changed = true;
         self.entries.clear();
         self.of.clear();
     }
@@ -137,6 +155,26 @@ impl Residency {
     /// Whether it waits with something, wherever that lies.
     pub(crate) fn holds(&self, id: ContextId) -> bool {
         self.entries.get(&id).is_some_and(|entry| entry.place != Place::None)
+    }
+
+    /// [`Self::residences`] where that changed since it was last asked for.
+    pub(crate) fn news(&mut self) -> Option<BTreeMap<AgentId, Residence>> {
+        std::mem::take(&mut self.is_changed).then(|| self.residences())
+    }
+
+    /// Where the keys and values of each agent are that has any. Of one with several conversations, the nearest counts.
+    fn residences(&self) -> BTreeMap<AgentId, Residence> {
+        let mut found = BTreeMap::new();
+        for entry in self.entries.values() {
+            let residence = match entry.place {
+                Place::None if entry.running == 0 => continue,
+                Place::Host if entry.running == 0 => Residence::Swapped,
+                _ => Residence::Resident,
+            };
+            let known = found.entry(entry.owner.agent.clone()).or_insert(residence);
+            *known = residence.max(*known);
+        }
+        found
     }
 
     /// The conversations of `agent`, whichever tenant's.

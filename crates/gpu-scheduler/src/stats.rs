@@ -1,10 +1,15 @@
 //! What a scheduler shows of itself: for the progress display and the summary of a run.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use kintsugi_inference::{MemoryUse, ModelInfo};
-use kintsugi_types::{ByteCount, TokenUsage};
+use kintsugi_types::{AgentId, ByteCount, TokenUsage};
 use serde::{Deserialize, Serialize};
 
 use crate::pace::Pace;
+use crate::residency::Residence;
+use crate::spread::{Spread, Times};
 
 /// Whether the engine can compute.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +61,8 @@ pub struct SchedulerStats {
     pub queued: usize,
     /// The most that waited at once.
     pub queued_peak: usize,
+    /// How long those who got a lease had waited for it.
+    pub lease_waits: Times,
     /// Requests for a lease that were refused in all.
     pub refused: u64,
     /// Leases whose deadline passed.
@@ -76,6 +83,8 @@ pub struct SchedulerStats {
     pub memory_peak: ByteCount,
     /// The most keys and values that were in use.
     pub kv_used_peak: ByteCount,
+    /// The most keys and values that lay in host memory.
+    pub kv_host_peak: ByteCount,
     /// Conversations that wait for their next request with keys and values on the device.
     pub waiting_on_device: usize,
     /// The most conversations that were on the device at once, at work or waiting.
@@ -84,6 +93,12 @@ pub struct SchedulerStats {
     pub waiting_in_host_memory: usize,
     /// Moves between the two.
     pub swaps: SwapCounts,
+    /// From a swapped conversation's next request, under its lease, until that is in the batch with what came back:
+    /// the copy, the step that was under way, and waiting for room.
+    pub wakes: Times,
+    /// The part of that from the moment when there was room or could be made: others out, its own back, its prompt
+    /// read.
+    pub swaps_in: Times,
     /// Faults of the engine, failed builds included.
     pub faults: u64,
     /// Engines that were rebuilt after a fault.
@@ -103,10 +118,14 @@ pub(crate) struct EnginePicture {
     pub(crate) memory: MemoryUse,
     pub(crate) memory_peak: ByteCount,
     pub(crate) kv_used_peak: ByteCount,
+    pub(crate) kv_host_peak: ByteCount,
     pub(crate) waiting_on_device: usize,
     pub(crate) residents_peak: usize,
     pub(crate) waiting_in_host_memory: usize,
+    pub(crate) residences: Arc<BTreeMap<AgentId, Residence>>,
     pub(crate) swaps: SwapCounts,
+    pub(crate) wakes: Spread,
+    pub(crate) swaps_in: Spread,
     pub(crate) faults: u64,
     pub(crate) rebuilds: u64,
     pub(crate) pace: Pace,
@@ -120,6 +139,7 @@ pub(crate) struct DeskPicture {
     pub(crate) leases_granted: u64,
     pub(crate) queued: usize,
     pub(crate) queued_peak: usize,
+    pub(crate) lease_waits: Spread,
     pub(crate) refused: u64,
     pub(crate) expired: u64,
 }
@@ -136,6 +156,7 @@ impl SchedulerStats {
             leases_granted: desk.leases_granted,
             queued: desk.queued,
             queued_peak: desk.queued_peak,
+            lease_waits: desk.lease_waits.times(),
             refused: desk.refused,
             expired: desk.expired,
             active: engine.active,
@@ -146,10 +167,13 @@ impl SchedulerStats {
             memory: engine.memory,
             memory_peak: engine.memory_peak,
             kv_used_peak: engine.kv_used_peak,
+            kv_host_peak: engine.kv_host_peak,
             waiting_on_device: engine.waiting_on_device,
             residents_peak: engine.residents_peak,
             waiting_in_host_memory: engine.waiting_in_host_memory,
             swaps: engine.swaps,
+            wakes: engine.wakes.times(),
+            swaps_in: engine.swaps_in.times(),
             faults: engine.faults,
             rebuilds: engine.rebuilds,
         }

@@ -5,6 +5,7 @@
 //! the engine; with the one list of agents to forget, its command channel is bounded and never full.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use kintsugi_inference::RequestId;
 use kintsugi_types::{AgentId, LeaseId, Score, Timestamp};
@@ -159,5 +160,5 @@ fn run(requests: &mut u64, lease: LeaseId, entry: &mut Entry, pending: Pending) 
     entry.work = Work::Running(id);
     let Pending { request, answer } = pending;
     let (owner, urgency) = (entry.owner.clone(), entry.urgency);
-    Command::Run(Box::new(Job { id, lease, owner, urgency, request, answer }))
+    Command::Run(Box::new(Job { id, lease, owner, urgency, request, since: Instant::now(), answer }))
 }

@@ -1,12 +1,13 @@
 //! What goals, agents, seams and events look like to programs, on the command line and over HTTP alike.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use kintsugi_eventlog::{Record, RecordError};
 use kintsugi_events::{
     Anomaly, Diagnosis, FaultType, GoalResult, GoalStatus, HealthScores, Metric, Recovery, RecoveryAction,
     RecoveryPhase, Subject,
 };
+use kintsugi_gpu_scheduler::Residence;
 use kintsugi_types::{AgentId, AgentKind, GoalId, RecoveryId, Score, Timestamp};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -74,6 +75,9 @@ pub(crate) struct AgentDocument<'a> {
     kind: &'a str,
     /// `idle`, `running`, `degraded`, `recovering` or `failed`.
     state: &'static str,
+    /// Where its keys and values are: `resident` on the model's device, `swapped` in host memory; `waiting` where it has a
+    /// goal and none yet, `dormant` where it is not in memory at all. Null where only its running node knows.
+    residency: Option<&'static str>,
     /// Health after its last step.
     health: Option<Score>,
     /// The five parts of it.
@@ -91,6 +95,9 @@ pub(crate) struct AgentDocument<'a> {
     /// Its newest recoveries, newest first.
     seams: Vec<SeamLine<'a>>,
 }
+
+/// An agent that is not in memory.
+const DORMANT: &str = "dormant";
 
 /// A recovery in short.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -127,6 +134,7 @@ impl<'a> AgentDocument<'a> {
             agent: id,
             kind: &agent.kind,
             state: agent.shown(),
+            residency: (!agent.has_load()).then_some(DORMANT),
             health: agent.last_metric.as_ref().map(|metric| metric.health),
             scores: agent.last_metric.as_ref().map(|metric| metric.scores),
             goal: agent.current.as_ref(),
@@ -136,6 +144,16 @@ impl<'a> AgentDocument<'a> {
             quarantined: agent.quarantined.as_deref(),
             seams: last_seams(id, run).map(seam).collect(),
         }
+    }
+
+    /// The same, with what its running node knows of where agents are.
+    pub(crate) fn in_node(mut self, residences: &BTreeMap<AgentId, Residence>) -> Self {
+        self.residency = match residences.get(self.agent) {
+            Some(Residence::Resident) => Some("resident"),
+            Some(Residence::Swapped) => Some("swapped"),
+            None => self.residency.or(Some("waiting")),
+        };
+        self
     }
 }
 

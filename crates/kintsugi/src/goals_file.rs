@@ -7,6 +7,7 @@ use std::path::Path;
 use kintsugi_events::Goal;
 use kintsugi_events::expect::check;
 use kintsugi_types::{GoalId, TenantId};
+use serde_json::Value;
 
 use crate::failure::Failure;
 
@@ -104,6 +105,9 @@ fn is_same(one: &Goal, other: &Goal) -> bool {
 }
 
 /// The first `count`, or all of them over again with new ids.
+///
+/// A repeat finds the data as the first one left it: a mail that was answered with a refund is rightly refused the
+/// second time. So a repeat of a goal that is to write is worked and not judged.
 fn repeat(file: &Path, goals: &[Goal], count: usize) -> Result<Vec<Goal>, Failure> {
     let mut made = Vec::new();
     let mut ids = HashSet::new();
@@ -116,6 +120,7 @@ fn repeat(file: &Path, goals: &[Goal], count: usize) -> Result<Vec<Goal>, Failur
                 *id = GoalId::new(&new).map_err(|error| {
                     Failure::usage(format_args!("{}: id {new} for --goal-count: {error}", file.display()))
                 })?;
+                goal.expect.take_if(|expect| is_to_write(expect));
             }
             if !ids.insert(id.clone()) {
                 return Err(Failure::usage(format_args!(
@@ -129,6 +134,11 @@ fn repeat(file: &Path, goals: &[Goal], count: usize) -> Result<Vec<Goal>, Failur
         made.push(goal);
     }
     Ok(made)
+}
+
+/// Whether an expectation names writes that must have succeeded.
+fn is_to_write(expect: &Value) -> bool {
+    expect.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty())
 }
 
 #[cfg(test)]
@@ -163,6 +173,13 @@ mod tests {
         let two = "{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"b\",\"text\":\"y\"}\n";
         assert_eq!(read(two, Some(1)).unwrap(), ["a"]);
         assert_eq!(read(two, Some(5)).unwrap(), ["a", "b", "a-2", "b-2", "a-3"]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("goals.jsonl");
+        let expect = |tools: &str| format!("{{\"text\":\"x\",\"expect\":{{\"tools\":[{tools}]}}}}\n");
+        std::fs::write(&file, expect("{\"tool\":\"refund\"}") + &expect("")).unwrap();
+        let goals = goals(&file, Some(4), &TenantId::default()).unwrap();
+        let is_judged: Vec<bool> = goals.iter().map(|goal| goal.expect.is_some()).collect();
+        assert_eq!(is_judged, [true, true, false, true], "a repeat that is to write is not judged");
         let taken = "{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"a-2\",\"text\":\"y\"}\n";
         assert!(read(taken, Some(3)).unwrap_err().contains("would make the id a-2 twice"));
     }

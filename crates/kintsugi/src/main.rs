@@ -18,6 +18,8 @@ mod models;
 mod node_parts;
 mod progress;
 mod publish;
+mod residency;
+mod residency_chart;
 mod resume;
 mod run;
 mod run_folder;

@@ -52,7 +52,7 @@ pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<(Backend
         slots,
         context_tokens: settings.context_tokens,
         memory_budget: settings.memory_budget,
-        host_memory: EngineConfig::HOST_MEMORY_DEFAULT,
+        host_memory: settings.host_memory,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT.max(slots),
     };
     let probe = Probe(CandleEngine::load(&config).map_err(explain)?);

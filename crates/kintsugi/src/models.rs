@@ -106,7 +106,7 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         context_tokens: arguments.context_tokens,
         memory_budget: ByteCount(u64::MAX),
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT.max(arguments.slots),
-        host_memory: EngineConfig::HOST_MEMORY_DEFAULT,
+        host_memory: ByteCount(0),
     })
     .map_err(model::explain)?;
     let (info, memory) = (engine.info(), engine.memory());

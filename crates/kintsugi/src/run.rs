@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::Goal;
+use kintsugi_gpu_scheduler::SchedulerStats;
 use kintsugi_runtime::Node;
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_types::TenantId;
@@ -19,6 +20,8 @@ use crate::goals_file;
 use crate::model;
 use crate::node_parts::node_parts;
 use crate::progress::Progress;
+use crate::residency::{Point, Timeline};
+use crate::residency_chart;
 use crate::run_folder::{RunFolder, Wanted, find_or_begin, only_embedded};
 use crate::settings::{self, Settings};
 use crate::summary::{Ran, Summary};
@@ -29,6 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Goals that are appended at once.
 const GOALS_AT_ONCE: usize = 64;
+
+/// The picture of who was where, in the run's folder.
+const RESIDENCY: &str = "residency.svg";
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     only_embedded(&arguments.node.log)?;
@@ -62,7 +68,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let begun = Instant::now();
     let parts =
         node_parts(&settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
-    let outcome = work(arguments, parts, &goals, &log)?;
+    let agents_total = example.population.iter().map(|kind| kind.count).sum();
+    let outcome = work(arguments, parts, &goals, &log, agents_total)?;
+    draw_residency(&folder, &outcome)?;
     let view = RunView::read(log.as_ref())?;
     let summary = Summary::new(
         &view,
@@ -70,7 +78,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
             manifest: &folder.manifest,
             is_resumed: folder.is_resumed,
             wall_s: begun.elapsed().as_secs_f64(),
-            agents_total: example.population.iter().map(|kind| kind.count).sum(),
+            agents_total,
             log_bytes: log.size().bytes,
             stats: &outcome.stats,
             tools: &example.tools,
@@ -87,8 +95,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 
 /// What is left of a node when it has stopped.
 struct Outcome {
-    stats: kintsugi_gpu_scheduler::SchedulerStats,
+    stats: SchedulerStats,
     violations: u64,
+    timeline: Timeline,
 }
 
 fn work(
@@ -96,6 +105,7 @@ fn work(
     parts: NodeParts,
     goals: &[Goal],
     log: &Arc<EmbeddedLog>,
+    agents_total: u32,
 ) -> Result<Outcome, Failure> {
     let before = RunView::read(log.as_ref())?;
     let published: HashSet<_> = before.goals.keys().cloned().collect();
@@ -114,8 +124,11 @@ fn work(
         node.publish(batch).outside(|| "publish goals".to_owned())?;
     }
     let mut progress = Progress::new(goals.len(), done_before, arguments.node.quiet);
+    let begun = Instant::now();
+    let mut timeline = Timeline::default();
     loop {
         let status = node.status();
+        timeline.take(Point::of(begun.elapsed(), agents_total, &status, &node.scheduler_stats()));
         let done = done_before + usize::try_from(status.goals_settled()).unwrap_or(usize::MAX);
         progress.show(done, &status);
         if let Some(reason) = &status.log_failure {
@@ -150,7 +163,16 @@ fn work(
     let stats = node.scheduler_stats();
     let violations = node.invariants().total();
     node.stop();
-    Ok(Outcome { stats, violations })
+    Ok(Outcome { stats, violations, timeline })
+}
+
+/// Leaves a picture in the run's folder of who was where, and what that took.
+fn draw_residency(folder: &RunFolder, outcome: &Outcome) -> Result<(), Failure> {
+    let Outcome { stats, timeline, .. } = outcome;
+    let name = format!("{}, {}", folder.manifest.example, folder.manifest.run);
+    let svg = residency_chart::draw(&name, timeline.points(), stats.memory_budget, stats.memory_peak);
+    let file = folder.path.join(RESIDENCY);
+    std::fs::write(&file, svg).outside(|| format!("write {}", file.display()))
 }
 
 /// A resumed run must have the configuration that it began with.

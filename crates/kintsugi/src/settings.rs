@@ -59,6 +59,8 @@ pub(crate) struct ModelSettings {
     pub(crate) name: String,
     /// Memory that it may take, keys and values included.
     pub(crate) memory_budget: ByteCount,
+    /// Host memory that the keys and values of waiting agents may take, beside the budget.
+    pub(crate) host_memory: ByteCount,
     /// The longest context, in tokens; at most what the model takes.
     pub(crate) context_tokens: u32,
     /// Temperature of sampling; 0 takes the likeliest token.
@@ -76,6 +78,7 @@ impl Default for ModelSettings {
         Self {
             name: SHIPPED_MODEL.to_owned(),
             memory_budget: ByteCount::mib(512),
+            host_memory: ByteCount::mib(1024),
             context_tokens: 1024,
             temperature: 0.0,
             top_p: 1.0,

@@ -5,12 +5,13 @@ use std::io::Write as _;
 
 use kintsugi_events::expect::evaluate;
 use kintsugi_events::{GoalStatus, RecoveryAction, RecoveryPhase};
-use kintsugi_gpu_scheduler::SchedulerStats;
+use kintsugi_gpu_scheduler::{SchedulerStats, Times};
 use kintsugi_tools::Registry;
-use kintsugi_types::{TokenUsage, ToolName};
+use kintsugi_types::{ByteCount, TokenUsage, ToolName};
 use serde::Serialize;
 
 use crate::failure::{Explain, Failure};
+use crate::residency::process_bytes_peak;
 use crate::run_folder::Manifest;
 use crate::view::{RunView, SeamView};
 
@@ -77,7 +78,36 @@ pub(crate) struct MemorySummary {
     kv_bytes_peak: u64,
     total_bytes_peak: u64,
     resident_agents_peak: usize,
+    /// Conversations that moved to host memory, came back from there, and were dropped for want of room.
     swaps: u64,
+    swaps_back: u64,
+    forgotten: u64,
+    host_bytes_peak: u64,
+    /// The most memory that the whole process had, where the system tells.
+    process_bytes_peak: Option<u64>,
+    /// From a swapped agent's next request, under its lease, until that computes: the step under way, waiting for room,
+    /// and the swap.
+    wake_ms: TimesMs,
+    /// Of that the swap: others out, its own back.
+    swap_in_ms: TimesMs,
+    /// How long agents waited for the model.
+    lease_wait_ms: TimesMs,
+}
+
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct TimesMs {
+    count: u64,
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl From<Times> for TimesMs {
+    fn from(times: Times) -> Self {
+        let rounded = |ms: f64| (ms * 1000.0).round() / 1000.0;
+        let Times { count, p50_ms, p99_ms, max_ms } = times;
+        Self { count, p50: rounded(p50_ms), p99: rounded(p99_ms), max: rounded(max_ms) }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -139,6 +169,13 @@ impl Summary {
                 total_bytes_peak: ran.stats.memory_peak.bytes(),
                 resident_agents_peak: ran.stats.residents_peak,
                 swaps: ran.stats.swaps.out,
+                swaps_back: ran.stats.swaps.back,
+                forgotten: ran.stats.swaps.forgotten,
+                host_bytes_peak: ran.stats.kv_host_peak.bytes(),
+                process_bytes_peak: process_bytes_peak().map(ByteCount::bytes),
+                wake_ms: ran.stats.wakes.into(),
+                swap_in_ms: ran.stats.swaps_in.into(),
+                lease_wait_ms: ran.stats.lease_waits.into(),
             },
         }
     }
@@ -170,6 +207,13 @@ impl Summary {
             ),
             format!("health      mean {:.2}, lowest {:.2}", self.health.mean, self.health.min),
         ];
+        if goals.judged < goals.submitted {
+            let unjudged = goals.submitted - goals.judged;
+            lines.insert(
+                2,
+                format!("not judged  {unjudged}: without expectation, or repeats of goals that write"),
+            );
+        }
         let injected: u64 = healing.faults_injected.values().sum();
         if injected > 0 {
             lines.push(format!("faults      {injected} injected"));
@@ -182,17 +226,30 @@ impl Summary {
             }
             lines.push(format!("            {action}: {} of {} helped", count.succeeded, count.tried));
         }
-        lines.push(format!(
-            "log         {} events, {}",
-            self.log.events,
-            kintsugi_types::ByteCount(self.log.bytes)
-        ));
+        lines.push(format!("log         {} events, {}", self.log.events, ByteCount(self.log.bytes)));
         lines.push(format!(
             "memory      {} of {} at the peak, {} agents held in it at once",
-            kintsugi_types::ByteCount(memory.total_bytes_peak),
-            kintsugi_types::ByteCount(memory.budget_bytes),
+            ByteCount(memory.total_bytes_peak),
+            ByteCount(memory.budget_bytes),
             memory.resident_agents_peak
         ));
+        if memory.swaps > 0 {
+            lines.push(format!(
+                "swapped     {} times to host memory ({} at the peak), back within {:.1} ms (p99), at most {:.1} ms",
+                memory.swaps,
+                ByteCount(memory.host_bytes_peak),
+                memory.wake_ms.p99,
+                memory.wake_ms.max
+            ));
+        }
+        lines.push(format!(
+            "waits       for the model {:.2} s (p99), at most {:.2} s",
+            memory.lease_wait_ms.p99 / 1000.0,
+            memory.lease_wait_ms.max / 1000.0
+        ));
+        if let Some(bytes) = memory.process_bytes_peak {
+            lines.push(format!("process     {} at the peak", ByteCount(bytes)));
+        }
         lines.push(format!("kept in     {folder}"));
         writeln!(out, "{}", lines.join("\n")).outside(|| "write to stdout".to_owned())
     }

@@ -47,6 +47,11 @@ pub(crate) struct AgentView {
 }
 
 impl AgentView {
+    /// Whether it has a goal, at work or waiting: such an agent is in memory while its node runs.
+    pub(crate) const fn has_load(&self) -> bool {
+        self.current.is_some() || self.queued > 0
+    }
+
     /// The one word that is shown.
     pub(crate) const fn shown(&self) -> &'static str {
         match self.health {

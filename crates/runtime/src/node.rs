@@ -1,5 +1,6 @@
 //! A node: its own thread with an actix system, everything restored, running, and supervised.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -7,7 +8,9 @@ use std::thread::JoinHandle;
 use actix::prelude::*;
 use kintsugi_eventlog::{Append, Committed, EventLog, NewRecord};
 use kintsugi_events::Goal;
-use kintsugi_gpu_scheduler::{BackendFactory, EngineReport, SchedulerConfig, SchedulerStats, StartError};
+use kintsugi_gpu_scheduler::{
+    BackendFactory, EngineReport, Residence, SchedulerConfig, SchedulerStats, StartError,
+};
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, Clock, GoalId, Invariants, TenantId};
 use tracing::{error, info};
@@ -144,6 +147,11 @@ impl Node {
     /// What the scheduler and the engine are at.
     pub fn scheduler_stats(&self) -> SchedulerStats {
         self.context.scheduler.stats()
+    }
+
+    /// Where the keys and values of each agent are that has any.
+    pub fn residences(&self) -> Arc<BTreeMap<AgentId, Residence>> {
+        self.context.scheduler.residences()
     }
 
     /// Counts of broken promises.

@@ -71,6 +71,8 @@ pub(super) struct Worker {
     away_since: Option<Instant>,
     /// The oldest waiting job found no room; nothing is admitted until something leaves the batch.
     is_blocked: bool,
+    /// Whose admission is tried, and since when.
+    turn: Option<(RequestId, Instant)>,
     /// What the last audit found, so that a lasting disagreement is logged once.
     discrepancies: Vec<Discrepancy>,
 }
@@ -89,6 +91,7 @@ impl Worker {
             down: None,
             away_since: None,
             is_blocked: false,
+            turn: None,
             discrepancies: Vec::new(),
         }
     }
@@ -192,6 +195,9 @@ impl Worker {
         while !self.is_blocked {
             let Next::Admit(id) = self.jobs.next() else { return };
             let Some(job) = self.jobs.get(id) else { return };
+            if self.turn.is_none_or(|(of, _)| of != id) {
+                self.turn = Some((id, Instant::now()));
+            }
             let (request, urgency) = (job.request.clone(), job.urgency);
             let context = self.residency.context_of(&job.owner, urgency);
             let origin = Origin { context: Some(context), salt: job.owner.tenant.as_str().into() };
@@ -216,6 +222,7 @@ impl Worker {
         }
         if error.is_retryable() && self.ledger.requests() > 0 {
             self.is_blocked = true;
+            self.turn = None;
         } else {
             // With the batch to itself there will never be more room.
             self.settle(vec![(id, Err(error.into()))]);
@@ -305,19 +312,24 @@ impl Worker {
         }
     }
 
-    fn publish_ledger(&self) {
+    fn publish_ledger(&mut self) {
         let ledger = &self.ledger;
+        let residences = self.residency.news().map(Arc::new);
         self.links.picture.send_modify(|picture| {
             picture.active = ledger.requests();
             picture.active_peak = picture.active_peak.max(ledger.requests());
             picture.memory = *ledger.held();
             picture.memory_peak = ledger.total_peak();
             picture.kv_used_peak = ledger.kv_used_peak();
+            picture.kv_host_peak = ledger.kv_host_peak();
             picture.waiting_on_device = self.residency.on_device();
             picture.residents_peak =
                 picture.residents_peak.max(ledger.requests() + picture.waiting_on_device);
             picture.waiting_in_host_memory = self.residency.in_host_memory();
             picture.swaps = self.swaps;
+            if let Some(residences) = residences {
+                picture.residences = residences;
+            }
         });
     }
 

@@ -1,6 +1,7 @@
 //! Conversations between their requests: what stays, what leaves, and what comes back.
 
 use super::*;
+use crate::residency::Residence;
 use crate::scripted::ScriptedShape;
 
 /// Room for 100 tokens of 1 KiB, of which 85 lie below the mark.
@@ -55,9 +56,17 @@ fn above_the_mark_the_least_urgent_leave_for_host_memory_and_come_back_when_they
         assert!(stats.memory.in_use().0 * 100 <= stats.memory.total().0 * 85, "{stats:?}");
         assert_eq!((stats.waiting_in_host_memory, stats.swaps.out), (1, 1));
         assert_eq!(stats.memory.kv_host, ByteCount(21 * 1024));
+        let residence = |name| node.handle.residences().get(&agent(name)).copied();
+        assert_eq!(residence("low"), Some(Residence::Swapped));
+        assert_eq!(residence("urgent"), Some(Residence::Resident));
+        assert_eq!(residence("nobody"), None);
+        assert_eq!((stats.wakes.count, stats.lease_waits.count), (0, 4));
         assert_eq!(say(&node, "low", 0.1, 12).await.completion.usage.cached, 11, "back from host memory");
         let stats = node.handle.stats();
-        assert_eq!(stats.swaps.back, 1);
+        assert_eq!(residence("low"), Some(Residence::Resident));
+        assert_eq!((stats.swaps.back, stats.wakes.count, stats.swaps_in.count), (1, 1, 1));
+        assert!(stats.swaps_in.max_ms <= stats.wakes.max_ms);
+        assert_eq!(stats.kv_host_peak, ByteCount(21 * 1024));
         assert_eq!(node.invariants.total(), 0);
     });
 }

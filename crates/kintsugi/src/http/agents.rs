@@ -64,7 +64,9 @@ pub(super) async fn list(query: web::Query<PageQuery>, api: web::Data<Api>) -> R
     let mut found = view.agents.range((from, Bound::Unbounded));
     let page: Vec<_> = found.by_ref().take(limit).collect();
     let next = found.next().and_then(|_| page.last()).map(|(id, _)| *id);
-    let agents = page.into_iter().map(|(id, agent)| AgentDocument::of(id, agent, &view)).collect();
+    let residences = api.residences();
+    let document = |(id, agent)| AgentDocument::of(id, agent, &view).in_node(&residences);
+    let agents = page.into_iter().map(document).collect();
     Ok(HttpResponse::Ok().json(AgentPage { agents, next }))
 }
 
@@ -73,12 +75,12 @@ pub(super) async fn show(id: web::Path<String>, api: web::Data<Api>) -> Result<H
     let id = read_id(&id)?;
     let view = api.live.view();
     if let Some(agent) = view.agents.get(&id) {
-        return Ok(HttpResponse::Ok().json(AgentDocument::of(&id, agent, &view)));
+        return Ok(HttpResponse::Ok().json(AgentDocument::of(&id, agent, &view).in_node(&api.residences())));
     }
     let population = api.population.iter().find(|population| population.contains(&id));
     let kind = population.ok_or_else(|| no_agent(&id))?.kind.to_string();
     let unborn = AgentView { kind, ..AgentView::default() };
-    Ok(HttpResponse::Ok().json(AgentDocument::of(&id, &unborn, &view)))
+    Ok(HttpResponse::Ok().json(AgentDocument::of(&id, &unborn, &view).in_node(&api.residences())))
 }
 
 /// Brings an agent back that needed a person, and shows it.
@@ -103,7 +105,7 @@ pub(super) async fn resume(id: web::Path<String>, api: web::Data<Api>) -> Result
     let is_back = matches!(tokio::time::timeout(RESUMED_WITHIN, resumed).await, Ok(Ok(_)));
     let view = api.live.view();
     let agent = view.agents.get(&id).ok_or_else(|| no_agent(&id))?;
-    let document = AgentDocument::of(&id, agent, &view);
+    let document = AgentDocument::of(&id, agent, &view).in_node(&api.residences());
     Ok(if is_back { HttpResponse::Ok().json(document) } else { HttpResponse::Accepted().json(document) })
 }
 

@@ -1,12 +1,13 @@
 //! What every request may look at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use kintsugi_eventlog::EmbeddedLog;
+use kintsugi_gpu_scheduler::Residence;
 use kintsugi_runtime::{Node, Population};
-use kintsugi_types::{AgentKind, TenantId};
+use kintsugi_types::{AgentId, AgentKind, TenantId};
 use tokio::sync::watch;
 
 use super::access::Access;
@@ -45,6 +46,11 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// Where the keys and values of agents are; of none before the node runs.
+    pub(crate) fn residences(&self) -> Arc<BTreeMap<AgentId, Residence>> {
+        self.node.get().map(|node| node.residences()).unwrap_or_default()
+    }
+
     /// The node, where it takes goals.
     pub(crate) fn node(&self) -> Result<&Arc<Node>, Problem> {
         if *self.is_closing.borrow() {

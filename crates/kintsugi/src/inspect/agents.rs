@@ -17,8 +17,9 @@ pub(crate) fn list(place: &Where) -> Result<(), Failure> {
                 let health = agent.last_metric.as_ref().map_or(1.0, |metric| metric.health.get());
                 let goal = agent.current.as_ref().map_or("-", AsRef::as_ref);
                 line(&format!(
-                    "{id:<16} {:<10} health {health:.2}  {} queued, {} ended  {goal}",
+                    "{id:<16} {:<10} {:<7} health {health:.2}  {} queued, {} ended  {goal}",
                     agent.shown(),
+                    if agent.has_load() { "-" } else { "dormant" },
                     agent.queued,
                     agent.goals_ended
                 ))?;
@@ -50,6 +51,7 @@ pub(super) fn write(id: &AgentId, agent: &AgentView, run: &RunView) -> Result<()
     entry("agent", id.as_ref())?;
     entry("kind", &agent.kind)?;
     entry("state", agent.shown())?;
+    entry("residency", if agent.has_load() { "known to its node alone" } else { "dormant" })?;
     if let Some(reason) = &agent.quarantined {
         entry("quarantined", reason)?;
     }

@@ -28,7 +28,10 @@ fn check_summary(told: &Value) {
     has(&told["health"], &["mean", "min"]);
     has(&told["log"], &["kind", "events", "bytes"]);
     has(&told["memory"], &["budget_bytes", "weights_bytes", "kv_bytes_peak", "total_bytes_peak"]);
-    has(&told["memory"], &["resident_agents_peak", "swaps"]);
+    has(&told["memory"], &["resident_agents_peak", "swaps", "swaps_back", "forgotten", "host_bytes_peak"]);
+    has(&told["memory"], &["process_bytes_peak", "wake_ms", "swap_in_ms", "lease_wait_ms"]);
+    has(&told["memory"]["wake_ms"], &["count", "p50", "p99", "max"]);
+    has(&told["memory"]["lease_wait_ms"], &["count", "p50", "p99", "max"]);
 }
 
 #[test]
@@ -57,7 +60,8 @@ fn a_finished_run_is_told_with_the_members_that_are_promised() {
     let agents = ask(path, &["agents", "list", "--format", "json"]).lines();
     assert!(!agents.is_empty());
     for agent in &agents {
-        has(agent, &["agent", "kind", "state", "health", "scores", "goal", "seams"]);
+        has(agent, &["agent", "kind", "state", "residency", "health", "scores", "goal", "seams"]);
+        assert_eq!(agent["residency"], "dormant");
         has(&agent["scores"], &SCORES);
     }
     let id = agents[0]["agent"].as_str().unwrap();
@@ -144,6 +148,7 @@ fn a_goal_and_an_agent_are_shown_for_people_unless_json_is_asked_for() {
         "agent         support-17\n\
          kind          support\n\
          state         idle\n\
+         residency     dormant\n\
          goal          -\n\
          goals         0 queued, 1 ended\n\
          journal       4 events\n\
@@ -226,6 +231,7 @@ fn a_seam_is_told_from_the_metric_to_the_outcome() {
     let agent = ask(path, &join(&[&["agents", "show", "support-17"], &at])).document();
     has(&agent["seams"][0], &["recovery", "fault_type", "action", "phase"]);
     assert_eq!(agent["goal"], "ticket-1");
+    assert!(agent["residency"].is_null(), "only its node knows");
     assert_eq!(agent["scores"]["completeness"], 0.0);
     let goal = ask(path, &join(&[&["goals", "show", "ticket-1"], &at])).document();
     assert_eq!((goal["state"].as_str(), goal["result"].is_null()), (Some("running"), true));

@@ -76,10 +76,19 @@ impl Handler<AgentCommitted> for Partition {
             addr.do_send(Applied);
         }
         slot.dirty_from.get_or_insert(committed.first_lsn);
+        // Its next goal begins with a fresh context: what the model keeps of this one is of no more use.
+        let is_of_no_more_use = slot.running_effect.is_none() && pending.events.iter().any(ends_a_goal);
+        if is_of_no_more_use {
+            self.node.scheduler.release_agent(&agent);
+        }
         let Pending { events, decided, .. } = *pending;
         self.note_committed(&agent, &events, &decided, &committed);
         self.settled(&agent, decided, false, ctx);
     }
+}
+
+fn ends_a_goal(event: &Event) -> bool {
+    matches!(&event.payload, Payload::Agent(event) if matches!(**event, AgentEvent::GoalEnded(_)))
 }
 
 impl Partition {

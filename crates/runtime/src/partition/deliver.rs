@@ -148,7 +148,7 @@ impl Partition {
             // The last address goes away with the slot: the actor stops after what it still has to do.
             drop(slot);
             self.node.effects.forget(agent);
-            // Its next goal starts with a fresh context: what the model keeps for it is of no more use.
+            // What it thought after the end of its last goal.
             self.node.scheduler.release_agent(agent);
         }
     }

@@ -14,6 +14,14 @@ impl Worker {
         self.ledger.admit(id, context, admitted.kv);
         if self.residency.enter(context, urgency) {
             self.swaps.back += 1;
+            let wake = self.jobs.get(id).map(|job| job.since.elapsed());
+            let swap_in = self.turn.take().map(|(_, since)| since.elapsed());
+            self.links.picture.send_modify(|picture| {
+                if let Some((wake, swap_in)) = wake.zip(swap_in) {
+                    picture.wakes.record(wake);
+                    picture.swaps_in.record(swap_in);
+                }
+            });
         }
         if let Err(reason) = self.relieve() {
             return self.fault(&reason, None);
