@@ -1,18 +1,18 @@
 //! What every request may look at.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_runtime::{Node, Population};
-use kintsugi_types::{AgentKind, TenantId};
+use kintsugi_types::TenantId;
 use tokio::sync::watch;
 
 use super::access::Access;
 use super::intake::Intake;
 use super::problem::Problem;
 use crate::live::Live;
+use crate::roster::Roster;
 use crate::settings::HttpSettings;
 
 /// What every request may look at.
@@ -32,8 +32,8 @@ pub(crate) struct Api {
     pub(crate) settings: HttpSettings,
     /// Whose goals the node takes.
     pub(crate) tenant: TenantId,
-    /// The kinds of agent.
-    pub(crate) kinds: BTreeSet<AgentKind>,
+    /// Who works here and with what.
+    pub(crate) roster: Roster,
     /// How many agents of each kind.
     pub(crate) population: Vec<Population>,
     /// Event streams that are open.
