@@ -225,8 +225,7 @@ fn the_memory_budget_that_is_advised_is_enough() {
     let arguments = ["run", "desk", "--data-dir", "data", "--quiet", "--memory-budget"];
     let told = ask(attempt.path(), &join(&[&arguments, &["2.5MiB"]]));
     told.is_refused(2, &["flag --memory-budget: "]);
-    let (_, advice) = told.err.split_once("--memory-budget ").unwrap();
-    let (_, advice) = advice.split_once("--memory-budget ").unwrap();
+    let (_, advice) = told.err.split_once("(--memory-budget ").unwrap();
     let advised = advice.trim_end().trim_end_matches(')');
     assert!(ask(attempt.path(), &join(&[&arguments, &[advised]])).done().starts_with("1 goals"));
 }
