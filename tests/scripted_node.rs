@@ -182,9 +182,10 @@ pub fn parts_with(
             tenant: TenantId::default(),
             kinds: BTreeMap::from([(kind.clone(), Arc::new(config))]),
             population: vec![Population { kind, count: agents }],
-            policies: Arc::new(match wiring.without_policies {
-                true => PolicySet::default(),
-                false => PolicySet::parse(POLICIES, "short.yaml")?,
+            policies: Arc::new(if wiring.without_policies {
+                PolicySet::default()
+            } else {
+                PolicySet::parse(POLICIES, "short.yaml")?
             }),
             mode: wiring.mode,
             runnable_max: slots * 2,

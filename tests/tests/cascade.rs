@@ -16,7 +16,7 @@ use kintsugi_tests::counting_server::CountingServer;
 use kintsugi_tests::scripted_node::{Wiring, answer, goals, ledger, parts_with, prepare, tools, work};
 use kintsugi_types::{AgentId, CompletionRequest, Grammar, Role};
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const AGENTS: u32 = 6;
 const GOALS: usize = 12;
 const GOALS_HEALED: u64 = 12;

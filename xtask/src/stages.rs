@@ -55,6 +55,6 @@ pub(crate) fn bench(name: Option<&str>) -> Result<()> {
 pub(crate) fn prove() -> Result<()> {
     let model = reference_model::smollm2()?;
     let mut tests = cargo(["test", "--release", "--workspace", "--all-features", "--locked"])?;
-    tests.args(["--no-fail-fast", "--", "--include-ignored", "--nocapture"]).env("KINTSUGI_SMOLLM2", model);
+    tests.args(["--no-fail-fast", "--", "--include-ignored", "--nocapture"]).env("SMOLLM2_GGUF", model);
     run("long tests", &mut tests)
 }

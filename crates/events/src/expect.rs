@@ -83,19 +83,53 @@ pub fn evaluate(
     result: &GoalResult,
     is_write: &dyn Fn(&ToolName) -> bool,
 ) -> Result<bool, ExpectError> {
+    Ok(differences(expect, result, is_write)?.is_empty())
+}
+
+/// What in `result` is not what `expect` demands, each in words for a person; nothing where all is right.
+pub fn differences(
+    expect: &Value,
+    result: &GoalResult,
+    is_write: &dyn Fn(&ToolName) -> bool,
+) -> Result<Vec<String>, ExpectError> {
     let expect = read(expect)?;
-    let status_fits = result.status == expect.status.unwrap_or(GoalStatus::Completed);
+    let mut found = Vec::new();
+    let status = expect.status.unwrap_or(GoalStatus::Completed);
+    if result.status != status {
+        found.push(format!("it should be {} and is {}", status.name(), result.status.name()));
+    }
     let writes: Vec<&ResultAction> =
         result.actions.iter().filter(|action| action.ok && is_write(&action.tool)).collect();
-    let tools_fit = expect.tools.is_none_or(|expected| pair_up(&expected, &writes));
+    if let Some(expected) = expect.tools.filter(|expected| !pair_up(expected, &writes)) {
+        let expected = expected.iter().map(|call| worded(&call.tool, &Value::Object(call.args.clone())));
+        let came = writes.iter().map(|action| worded(&action.tool, &action.args));
+        found.push(format!("it should have done {} and did {}", all_of(expected), all_of(came)));
+    }
     let answer = result.answer.as_deref().unwrap_or_default().to_lowercase();
     let stands = |text: &String| answer.contains(&text.to_lowercase());
-    let contains_fit = expect.answer_contains.iter().all(|wanted| match wanted {
-        AnyOf::One(text) => stands(text),
-        AnyOf::Several(texts) => texts.iter().any(stands),
-    });
-    let excludes_fit = !expect.answer_excludes.iter().any(stands);
-    Ok(status_fits && tools_fit && contains_fit && excludes_fit)
+    for wanted in &expect.answer_contains {
+        match wanted {
+            AnyOf::One(text) if !stands(text) => found.push(format!("the answer lacks {text:?}")),
+            AnyOf::Several(texts) if !texts.iter().any(stands) => {
+                let texts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
+                found.push(format!("the answer has none of {}", texts.join(", ")));
+            }
+            _ => {}
+        }
+    }
+    for text in expect.answer_excludes.iter().filter(|text| stands(text)) {
+        found.push(format!("the answer has {text:?}, which it must not"));
+    }
+    Ok(found)
+}
+
+fn worded(tool: &ToolName, args: &Value) -> String {
+    format!("{tool} {args}")
+}
+
+fn all_of(calls: impl Iterator<Item = String>) -> String {
+    let calls: Vec<String> = calls.collect();
+    if calls.is_empty() { "no writes".to_owned() } else { calls.join(", ") }
 }
 
 /// Whether every expected call has an actual one of its own and none is left over. Trying the first expected call
@@ -207,6 +241,24 @@ mod tests {
         assert_eq!(check(&expect, &result("", &[refund(1.0), refund(2.0)])), Ok(true));
         assert_eq!(check(&expect, &result("", &[refund(2.0), refund(1.0)])), Ok(true));
         assert_eq!(check(&expect, &result("", &[refund(2.0), refund(2.0)])), Ok(false));
+    }
+
+    #[test]
+    fn what_differs_is_told_in_words() {
+        let expect = json!({"tools": [{"tool": "refund", "args": {"order": 10482}}],
+                            "answer_contains": ["10482", ["refund", "back"]], "answer_excludes": ["never"]});
+        let came = GoalResult { status: GoalStatus::Partial, ..result("Never.", &[lookup()]) };
+        let told = differences(&expect, &came, &|tool| tool.as_str() != "lookup_order").unwrap();
+        assert_eq!(
+            told,
+            [
+                "it should be completed and is partial",
+                "it should have done refund {\"order\":10482} and did no writes",
+                "the answer lacks \"10482\"",
+                "the answer has none of \"refund\", \"back\"",
+                "the answer has \"never\", which it must not",
+            ]
+        );
     }
 
     #[test]

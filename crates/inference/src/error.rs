@@ -35,8 +35,8 @@ pub enum InferenceError {
     /// Weights, activations and one whole sequence do not fit.
     #[error(
         "memory budget of {budget} is too small for model {file}: weights {weights}, activations {scratch}, keys and \
-         values of one sequence of {context_tokens} tokens {kv_least}; raise the budget to {needed} or lower the \
-         context"
+         values of one sequence of {context_tokens} tokens {kv_least}; raise the budget to {} or lower the context",
+        needed.as_setting()
     )]
     BudgetTooSmall {
         /// The file as the caller named it.

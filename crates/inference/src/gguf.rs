@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 
 use crate::error::InferenceError;
@@ -253,6 +253,15 @@ impl GgufFile {
     /// The shape of tensor `name`, rows first, if there is such a tensor.
     pub(crate) fn tensor_shape(&self, name: &str) -> Option<&[usize]> {
         self.content.tensor_infos.get(name).map(|info| info.shape.dims())
+    }
+
+    /// All tensors of a size that can be: their names, shapes (rows first) and types, in no order.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], GgmlDType)> {
+        let infos = self.content.tensor_infos.iter();
+        let can_be = |info: &TensorInfo| tensor_bytes(info.shape.dims(), info.ggml_dtype).is_some();
+        infos
+            .filter(move |(_, info)| can_be(info))
+            .map(|(name, info)| (name.as_str(), info.shape.dims(), info.ggml_dtype))
     }
 
     /// Bytes of all tensors as they are stored.

@@ -20,7 +20,7 @@ fn engine() -> CandleEngine {
         clippy::disallowed_methods,
         reason = "tells where the model file was fetched to; no setting of the product"
     )]
-    let path = std::env::var("KINTSUGI_SMOLLM2").expect("KINTSUGI_SMOLLM2 names the model file");
+    let path = std::env::var("SMOLLM2_GGUF").expect("SMOLLM2_GGUF names the model file");
     CandleEngine::load(&EngineConfig {
         model: ModelSource::Path(PathBuf::from(path)),
         slots: 4,
@@ -49,7 +49,7 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
 }
 
 #[test]
-#[ignore = "needs the SmolLM2 file: cargo xtask prove fetches it and sets KINTSUGI_SMOLLM2"]
+#[ignore = "needs the SmolLM2 file: cargo xtask prove fetches it and sets SMOLLM2_GGUF"]
 fn next_token_distributions_agree_with_llama_cpp() {
     let mut engine = engine();
     let (mut sum, mut worst, mut count) = (0.0, 0.0f64, 0);
@@ -99,7 +99,7 @@ fn next_token_distributions_agree_with_llama_cpp() {
 }
 
 #[test]
-#[ignore = "needs the SmolLM2 file: cargo xtask prove fetches it and sets KINTSUGI_SMOLLM2"]
+#[ignore = "needs the SmolLM2 file: cargo xtask prove fetches it and sets SMOLLM2_GGUF"]
 fn prompts_without_control_tokens_are_tokenised_as_llama_cpp_does() {
     let engine = engine();
     for prompt in reference()["prompts"].as_array().expect("prompts") {

@@ -82,7 +82,7 @@ pub(crate) struct NodeArguments {
     /// How many agents are on the model at the same time
     #[arg(long, value_name = "N")]
     pub(crate) slots: Option<usize>,
-    /// Memory that the model may take: bytes, or with a unit such as 512MiB
+    /// Memory that the model may take: bytes, or with a unit such as 512MiB or 1.5GiB
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_budget: Option<ByteCount>,
     /// A GGUF file, or the name of a shipped model
@@ -146,10 +146,56 @@ pub(crate) struct Where {
 pub(crate) enum GoalsCommand {
     /// Publish goals, one JSON object a line
     Publish(PublishArguments),
-    /// Every goal with its state
-    List(Where),
+    /// Every goal with its state, and whether what came is what was expected
+    List(GoalsArguments),
     /// One goal with its result
     Show(GoalArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GoalsArguments {
+    /// Only goals whose outcome is not what they expected
+    #[arg(long)]
+    pub(crate) wrong: bool,
+    /// Only goals in this state
+    #[arg(long, value_enum, value_name = "STATE")]
+    pub(crate) status: Option<GoalState>,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+/// What a goal is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GoalState {
+    /// No agent has it yet
+    Published,
+    /// It waits for its agent
+    Queued,
+    /// Its agent works it
+    Running,
+    /// Its agent finished it
+    Completed,
+    /// A limit, a deadline or an unknown outcome ended it
+    Partial,
+    /// Its agent was quarantined
+    Failed,
+    /// Nobody could take it
+    Refused,
+}
+
+impl GoalState {
+    /// The word that is shown.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Published => "published",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,16 +2,18 @@
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use kintsugi_types::ByteCount;
 use serde::Serialize;
 
 use crate::cli::{DoctorArguments, Format};
 use crate::failure::{Explain, Failure};
-use crate::inspect::{document, line};
 use crate::model;
+use crate::resolved::Resolved;
 use crate::run_folder::RUNS_DIR;
 use crate::settings::{ModelSettings, SHIPPED_MODEL};
+use crate::terminal::{document, line};
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -70,7 +72,7 @@ fn instructions() -> Finding {
 }
 
 fn shipped_model() -> Finding {
-    match model::factory(&ModelSettings::default(), 1) {
+    match model::factory(&Resolved::default()) {
         Ok(_) => Finding { what: "model", ok: true, detail: format!("{SHIPPED_MODEL} loads"), remedy: None },
         Err(failure) => Finding {
             what: "model",
@@ -101,9 +103,10 @@ fn data_folder() -> Finding {
     }
 }
 
+/// Writes a file where the runs' folder is or would be, and takes it away again.
 fn try_folder() -> Result<(), Failure> {
-    let file = std::path::Path::new(RUNS_DIR).join(".doctor");
-    std::fs::create_dir_all(RUNS_DIR).outside(|| format!("create {RUNS_DIR}"))?;
+    let runs = Path::new(RUNS_DIR);
+    let file = if runs.exists() { runs.join(".doctor") } else { PathBuf::from(format!("{RUNS_DIR}.doctor")) };
     std::fs::File::create(&file)
         .and_then(|mut probe| probe.write_all(b"ok").and_then(|()| probe.sync_all()))
         .and_then(|()| std::fs::remove_file(&file))

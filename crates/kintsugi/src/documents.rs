@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use kintsugi_eventlog::{Record, RecordError};
 use kintsugi_events::{
-    Anomaly, Diagnosis, FaultType, GoalResult, GoalStatus, HealthScores, Metric, Recovery, RecoveryAction,
-    RecoveryPhase, Subject,
+    Anomaly, Diagnosis, FaultType, GoalResult, HealthScores, Metric, Recovery, RecoveryAction, RecoveryPhase,
+    Subject,
 };
 use kintsugi_gpu_scheduler::Residence;
 use kintsugi_types::{AgentId, AgentKind, GoalId, RecoveryId, Score, Timestamp};
@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cli::GoalState;
 use crate::view::{AgentView, GoalView, RunView, SeamView};
 
 /// A goal and what became of it.
@@ -52,17 +53,14 @@ impl<'a> GoalDocument<'a> {
 
 /// What a goal is at, in one word.
 pub(crate) fn goal_state(goal: &GoalView) -> &'static str {
-    match goal.results.first() {
-        Some(result) => match result.status {
-            GoalStatus::Completed => "completed",
-            GoalStatus::Partial => "partial",
-            GoalStatus::Failed => "failed",
-        },
-        None if goal.refused.is_some() => "refused",
-        None if goal.is_started => "running",
-        None if goal.agent.is_some() => "queued",
-        None => "published",
-    }
+    let state = match goal.results.first() {
+        Some(result) => return result.status.name(),
+        None if goal.refused.is_some() => GoalState::Refused,
+        None if goal.is_started => GoalState::Running,
+        None if goal.agent.is_some() => GoalState::Queued,
+        None => GoalState::Published,
+    };
+    state.name()
 }
 
 /// An agent as it is now.

@@ -15,6 +15,7 @@ use kintsugi_types::AgentKind;
 use crate::failure::{Explain, Failure};
 use crate::kinds::{self, Kinds};
 use crate::model::Probe;
+use crate::roster::Roster;
 use crate::settings::{HttpSettings, Settings};
 
 /// An example, read.
@@ -27,6 +28,8 @@ pub(crate) struct Example {
     pub(crate) kinds: BTreeMap<AgentKind, Arc<KindConfig>>,
     /// How many agents of each kind.
     pub(crate) population: Vec<Population>,
+    /// Who works in it and with what.
+    pub(crate) roster: Roster,
     /// The policies of recovery.
     pub(crate) policies: Arc<PolicySet>,
     /// BLAKE3 over all files that make the configuration, in base 16.
@@ -138,7 +141,8 @@ pub(crate) fn load(
     hasher.update(format!("{population:?}").as_bytes());
     let policies = Arc::new(load_policies(&dir.join("policies"))?);
     let config_hash = hasher.finalize().to_hex().to_string();
-    Ok(Example { name, tools: Arc::new(tools), kinds, population, policies, config_hash })
+    let roster = Roster::new(&population, &tools);
+    Ok(Example { name, tools: Arc::new(tools), kinds, population, roster, policies, config_hash })
 }
 
 /// YAML is written with either ending.

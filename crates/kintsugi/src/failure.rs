@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use kintsugi_eventlog::LogError;
 
+use crate::terminal::say;
+
 /// Why the command failed. The number is the exit status, an outside contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -44,11 +46,10 @@ impl Failure {
     }
 
     /// Writes the message to stderr and gives the status.
-    #[expect(clippy::print_stderr, reason = "this is where errors reach the user")]
     pub(crate) fn report(&self) -> ExitCode {
         match self.kind {
-            FailureKind::Interrupted => eprintln!("{}", self.message),
-            _ => eprintln!("error: {}", self.message),
+            FailureKind::Interrupted => say(&self.message),
+            _ => say(&format!("error: {}", self.message)),
         }
         ExitCode::from(self.kind as u8)
     }
@@ -65,8 +66,23 @@ impl From<LogError> for Failure {
             LogError::Version { .. } => {
                 Self::outside(format_args!("{error}: use the version of kintsugi that wrote it"))
             }
-            _ => Self::outside(error),
+            _ => {
+                let told = error.to_string();
+                Self::outside(format_args!("{told}{}", when_full(&told)))
+            }
         }
+    }
+}
+
+/// How the system tells that a disk, or somebody's share of it, is full.
+const FULL: [&str; 4] = ["(os error 28)", "StorageFull", "(os error 122)", "QuotaExceeded"];
+
+/// What to do where an error tells of a full disk; nothing of others.
+pub(crate) fn when_full(told: &str) -> &'static str {
+    if FULL.iter().any(|full| told.contains(full)) {
+        "; make room there, or name a folder on another disk with --data-dir"
+    } else {
+        ""
     }
 }
 
@@ -78,6 +94,9 @@ pub(crate) trait Explain<T> {
 
 impl<T, E: fmt::Display> Explain<T> for Result<T, E> {
     fn outside(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
-        self.map_err(|error| Failure::outside(format_args!("{}: {error}", what())))
+        self.map_err(|error| {
+            let told = format!("{}: {error}", what());
+            Failure::outside(format_args!("{told}{}", when_full(&told)))
+        })
     }
 }

@@ -2,71 +2,136 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kintsugi_events::Goal;
-use kintsugi_events::expect::check;
 use kintsugi_types::{GoalId, TenantId};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::goal_check::{self, Refusal};
+use crate::roster::Roster;
 
-/// Reads goals, gives each an id and `tenant`, and makes `count` of them where that is asked for.
-///
-/// A goal that stands there twice, with the same id and content, is taken once.
-pub(crate) fn goals(file: &Path, count: Option<usize>, tenant: &TenantId) -> Result<Vec<Goal>, Failure> {
-    if count == Some(0) {
-        return Err(Failure::usage(format_args!(
-            "--goal-count is 0, it must be at least 1: leave the flag out to take the goals of {} once",
-            file.display()
-        )));
-    }
-    let text = text_of(file)?;
-    let mut goals: Vec<Goal> = Vec::new();
-    // Of each id, the goal's place among the goals and its line.
-    let mut known: BTreeMap<GoalId, (usize, usize)> = BTreeMap::new();
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let refuse = |place: String, problem: String| {
-            Failure::usage(format_args!("{}:{number}{place}: {problem}", file.display()))
-        };
-        let goal: Goal = serde_json::from_str(line).map_err(|error| {
-            let (place, problem) = without_line(&error);
-            refuse(
-                place,
-                format!("no goal: {problem}; write one JSON object a line, of which `text` is required"),
-            )
-        })?;
-        if let Some(expect) = &goal.expect {
-            check(expect).map_err(|error| refuse(String::new(), error.to_string()))?;
+/// Goals with the places that they were read from.
+#[derive(Debug)]
+pub(crate) struct GoalsFile {
+    path: PathBuf,
+    /// The goals, each with its line in the file.
+    goals: Vec<(Goal, usize)>,
+}
+
+impl GoalsFile {
+    /// Reads goals, gives each an id and `tenant`, and makes `count` of them where that is asked for.
+    ///
+    /// A goal that stands there twice, with the same id and content, is taken once.
+    pub(crate) fn read(path: &Path, count: Option<usize>, tenant: &TenantId) -> Result<Self, Failure> {
+        if count == Some(0) {
+            return Err(Failure::usage(format_args!(
+                "--goal-count is 0, it must be at least 1: leave the flag out to take the goals of {} once",
+                path.display()
+            )));
         }
-        let id = match &goal.id {
-            Some(id) => id.clone(),
-            None => GoalId::new(format!("line-{number}")).map_err(Failure::usage)?,
-        };
-        let goal = Goal { id: Some(id.clone()), tenant: tenant.clone(), ..goal };
-        match known.get(&id).and_then(|(place, line)| Some((goals.get(*place)?, line))) {
-            Some((earlier, _)) if is_same(earlier, &goal) => {}
-            Some((_, line)) => {
-                let problem = format!(
-                    "goal id {id} is taken by another goal in line {line}: give this one an id of its own"
-                );
-                return Err(refuse(String::new(), problem));
-            }
-            None => {
-                known.insert(id, (goals.len(), number));
-                goals.push(goal);
+        let text = text_of(path)?;
+        let mut file = Self { path: path.to_owned(), goals: Vec::new() };
+        // Of each id, the goal's place among the goals.
+        let mut known: BTreeMap<GoalId, usize> = BTreeMap::new();
+        for (line, text) in (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty()) {
+            let goal = file.goal(line, text)?;
+            let id = match &goal.id {
+                Some(id) => id.clone(),
+                None => GoalId::new(format!("line-{line}")).map_err(Failure::usage)?,
+            };
+            let goal = Goal { id: Some(id.clone()), tenant: tenant.clone(), ..goal };
+            match known.get(&id).and_then(|place| file.goals.get(*place)) {
+                Some((earlier, _)) if is_same(earlier, &goal) => {}
+                Some((_, earlier)) => {
+                    let problem = format!(
+                        "goal id {id} is taken by another goal in line {earlier}: give this one an id of its own"
+                    );
+                    return Err(file.refusal(line, "", &problem));
+                }
+                None => {
+                    known.insert(id, file.goals.len());
+                    file.goals.push((goal, line));
+                }
             }
         }
+        if file.goals.is_empty() {
+            return Err(Failure::usage(format_args!(
+                "{} holds no goal: write one JSON object a line, of which `text` is required",
+                path.display()
+            )));
+        }
+        if let Some(count) = count {
+            file.goals = file.repeat(count)?;
+        }
+        Ok(file)
     }
-    if goals.is_empty() {
-        return Err(Failure::usage(format_args!(
-            "{} holds no goal: write one JSON object a line, of which `text` is required",
-            file.display()
-        )));
+
+    /// The goal in a line.
+    fn goal(&self, line: usize, text: &str) -> Result<Goal, Failure> {
+        let unreadable = |error: &serde_json::Error| {
+            let (column, problem) = without_line(error);
+            let problem =
+                format!("no goal: {problem}; write one JSON object a line, of which `text` is required");
+            self.refusal(line, &column, &problem)
+        };
+        // Read once as a goal, for the parser knows the column of a mistake in it.
+        let _: Goal = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+        let members = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+        goal_check::read(&members).map_err(|refusal| self.refusal(line, "", &refusal.problem))
     }
-    match count {
-        Some(count) => repeat(file, &goals, count),
-        None => Ok(goals),
+
+    fn refusal(&self, line: usize, column: &str, problem: &str) -> Failure {
+        Failure::usage(format_args!("{}:{line}{column}: {problem}", self.path.display()))
+    }
+
+    /// Checks that somebody can take each goal.
+    pub(crate) fn check(&self, roster: &Roster) -> Result<(), Failure> {
+        let mut refused =
+            self.goals.iter().filter_map(|(goal, line)| Some((line, roster.check(goal).err()?)));
+        let Some((line, Refusal { problem, .. })) = refused.next() else { return Ok(()) };
+        let more = match refused.count() {
+            0 => String::new(),
+            more => format!("; nobody can take {more} more goals of the file either"),
+        };
+        Err(self.refusal(*line, "", &format!("{problem}{more}")))
+    }
+
+    /// The goals, in order.
+    pub(crate) fn goals(&self) -> impl ExactSizeIterator<Item = &Goal> {
+        self.goals.iter().map(|(goal, _)| goal)
+    }
+
+    /// The first `count`, or all of them over again with new ids.
+    ///
+    /// A repeat finds the data as the first one left it: a mail that was answered with a refund is rightly refused the
+    /// second time. So a repeat of a goal that is to write is worked and not judged.
+    fn repeat(&self, count: usize) -> Result<Vec<(Goal, usize)>, Failure> {
+        let mut made = Vec::new();
+        let mut ids = HashSet::new();
+        for (place, (goal, line)) in self.goals.iter().cycle().take(count).enumerate() {
+            let round = place / self.goals.len() + 1;
+            let mut goal = goal.clone();
+            if let Some(id) = &mut goal.id {
+                if round > 1 {
+                    let new = format!("{id}-{round}");
+                    *id = GoalId::new(&new).map_err(|error| {
+                        self.refusal(*line, "", &format!("id {new} for --goal-count: {error}"))
+                    })?;
+                    goal.expect.take_if(|expect| is_to_write(expect));
+                }
+                if !ids.insert(id.clone()) {
+                    let problem = format!(
+                        "--goal-count {count} would make the id {id} twice: rename it there, or ask for at most {}",
+                        self.goals.len()
+                    );
+                    return Err(self.refusal(*line, "", &problem));
+                }
+            }
+            made.push((goal, *line));
+        }
+        Ok(made)
     }
 }
 
@@ -104,38 +169,6 @@ fn is_same(one: &Goal, other: &Goal) -> bool {
     without_expectation(one) == without_expectation(other)
 }
 
-/// The first `count`, or all of them over again with new ids.
-///
-/// A repeat finds the data as the first one left it: a mail that was answered with a refund is rightly refused the
-/// second time. So a repeat of a goal that is to write is worked and not judged.
-fn repeat(file: &Path, goals: &[Goal], count: usize) -> Result<Vec<Goal>, Failure> {
-    let mut made = Vec::new();
-    let mut ids = HashSet::new();
-    for (place, goal) in goals.iter().cycle().take(count).enumerate() {
-        let round = place / goals.len() + 1;
-        let mut goal = goal.clone();
-        if let Some(id) = &mut goal.id {
-            if round > 1 {
-                let new = format!("{id}-{round}");
-                *id = GoalId::new(&new).map_err(|error| {
-                    Failure::usage(format_args!("{}: id {new} for --goal-count: {error}", file.display()))
-                })?;
-                goal.expect.take_if(|expect| is_to_write(expect));
-            }
-            if !ids.insert(id.clone()) {
-                return Err(Failure::usage(format_args!(
-                    "{}: --goal-count {count} would make the id {id} twice: rename it there, or ask \
-                     for at most {}",
-                    file.display(),
-                    goals.len()
-                )));
-            }
-        }
-        made.push(goal);
-    }
-    Ok(made)
-}
-
 /// Whether an expectation names writes that must have succeeded.
 fn is_to_write(expect: &Value) -> bool {
     expect.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty())
@@ -149,8 +182,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("goals.jsonl");
         std::fs::write(&file, text).unwrap();
-        goals(&file, count, &TenantId::default())
-            .map(|goals| goals.into_iter().map(|goal| goal.id.unwrap().to_string()).collect())
+        GoalsFile::read(&file, count, &TenantId::default())
+            .map(|file| file.goals().map(|goal| goal.id.as_ref().unwrap().to_string()).collect())
             .map_err(|failure| failure.message)
     }
 
@@ -177,8 +210,8 @@ mod tests {
         let file = folder.path().join("goals.jsonl");
         let expect = |tools: &str| format!("{{\"text\":\"x\",\"expect\":{{\"tools\":[{tools}]}}}}\n");
         std::fs::write(&file, expect("{\"tool\":\"refund\"}") + &expect("")).unwrap();
-        let goals = goals(&file, Some(4), &TenantId::default()).unwrap();
-        let is_judged: Vec<bool> = goals.iter().map(|goal| goal.expect.is_some()).collect();
+        let file = GoalsFile::read(&file, Some(4), &TenantId::default()).unwrap();
+        let is_judged: Vec<bool> = file.goals().map(|goal| goal.expect.is_some()).collect();
         assert_eq!(is_judged, [true, true, false, true], "a repeat that is to write is not judged");
         let taken = "{\"id\":\"a\",\"text\":\"x\"}\n{\"id\":\"a-2\",\"text\":\"y\"}\n";
         assert!(read(taken, Some(3)).unwrap_err().contains("would make the id a-2 twice"));

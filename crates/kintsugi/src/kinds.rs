@@ -14,8 +14,9 @@ use serde::Deserialize;
 
 use crate::example::sorted_files;
 use crate::failure::{Explain, Failure};
+use crate::hint;
 use crate::model::Probe;
-use crate::settings::{Settings, did_you_mean};
+use crate::settings::Settings;
 
 /// A kind of agent as a file declares it.
 #[derive(Debug, Deserialize)]
@@ -89,7 +90,7 @@ pub(crate) fn load(
 fn read(file: &Path) -> Result<KindFile, Failure> {
     let text = std::fs::read_to_string(file).outside(|| format!("read {}", file.display()))?;
     let declared: KindFile = toml::from_str(&text).map_err(|error| {
-        let hint = did_you_mean(error.message());
+        let hint = hint::of_message(error.message());
         Failure::usage(format_args!("{}: {}{hint}", file.display(), error.to_string().trim_end()))
     })?;
     if declared.count == 0 {

@@ -7,8 +7,10 @@ mod doctor;
 mod documents;
 mod example;
 mod failure;
+mod goal_check;
 mod goals_file;
 mod healing_metrics;
+mod hint;
 mod http;
 mod inspect;
 mod kinds;
@@ -16,11 +18,15 @@ mod live;
 mod model;
 mod models;
 mod node_parts;
+mod panics;
 mod progress;
 mod publish;
+mod reasons;
 mod residency;
 mod residency_chart;
+mod resolved;
 mod resume;
+mod roster;
 mod run;
 mod run_folder;
 mod settings;
@@ -28,7 +34,9 @@ mod settings_shown;
 mod signals;
 mod summary;
 mod telemetry;
+mod terminal;
 mod up;
+mod variables;
 mod view;
 
 use std::process::ExitCode;
@@ -42,6 +50,13 @@ use crate::cli::{AgentsCommand, Cli, Command, GoalsCommand, ModelsCommand};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    panics::tell_in_one_line();
+    // A panic of an actor ends there. One that comes through to here is a broken promise, and has been told.
+    std::panic::catch_unwind(command).unwrap_or(ExitCode::FAILURE)
+}
+
+/// Reads what was typed and does it.
+fn command() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and version go to stdout with status 0, wrong usage to stderr with status 2.

@@ -13,7 +13,8 @@ use kintsugi_inference::{
 use kintsugi_types::{CompletionRequest, Grammar, Message, Role, Sampling};
 
 use crate::failure::Failure;
-use crate::settings::{ModelSettings, SHIPPED_MODEL};
+use crate::resolved::Resolved;
+use crate::settings::SHIPPED_MODEL;
 
 /// The model that comes with the program.
 static SHIPPED_GGUF: &[u8] = include_bytes!("../../../models/kintsugi-nano.gguf");
@@ -43,10 +44,11 @@ impl Probe {
 }
 
 /// Makes a factory of engines, and one engine to try things with.
-pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<(BackendFactory, Probe), Failure> {
-    set_threads(settings.threads)?;
-    let model = source(&settings.name)?;
-    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+pub(crate) fn factory(resolved: &Resolved) -> Result<(BackendFactory, Probe), Failure> {
+    let settings = &resolved.settings.model;
+    set_threads(settings.threads).map_err(|failure| resolved.at("model.threads", failure))?;
+    let model = source(&settings.name).map_err(|failure| resolved.at("model.name", failure))?;
+    let slots = u32::try_from(resolved.settings.node.slots).unwrap_or(u32::MAX);
     let config = EngineConfig {
         model,
         slots,
@@ -55,7 +57,16 @@ pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<(Backend
         host_memory: settings.host_memory,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT.max(slots),
     };
-    let probe = Probe(CandleEngine::load(&config).map_err(explain)?);
+    let probe = Probe(CandleEngine::load(&config).map_err(|error| {
+        let key = match &error {
+            InferenceError::BudgetTooSmall { .. } => "model.memory_budget",
+            InferenceError::Setting { name: "context_tokens", .. } => "model.context_tokens",
+            // How many tokens a step may have follows from the slots.
+            InferenceError::Setting { .. } => "node.slots",
+            _ => "model.name",
+        };
+        resolved.at(key, explain(error))
+    })?);
     let factory: BackendFactory = Box::new(move || {
         let engine = CandleEngine::load(&config).map_err(|error| error.to_string())?;
         Ok(Box::new(engine) as Box<dyn Backend>)
@@ -66,7 +77,10 @@ pub(crate) fn factory(settings: &ModelSettings, slots: usize) -> Result<(Backend
 /// A setting that does not go with the model is the user's to mend; for a model that cannot be read another is needed.
 pub(crate) fn explain(error: InferenceError) -> Failure {
     match error {
-        InferenceError::BudgetTooSmall { .. } | InferenceError::Setting { .. } => Failure::usage(error),
+        InferenceError::BudgetTooSmall { needed, .. } => {
+            Failure::usage(format_args!("{error} (--memory-budget {})", needed.as_setting()))
+        }
+        InferenceError::Setting { .. } => Failure::usage(error),
         _ => Failure::outside(error),
     }
 }

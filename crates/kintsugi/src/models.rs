@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::cli::{Format, InspectArguments, ModelsArguments};
 use crate::example::sorted_files;
 use crate::failure::Failure;
-use crate::inspect::{document, entry, json_line, line};
 use crate::model;
 use crate::settings::SHIPPED_MODEL;
+use crate::terminal::{document, entry, json_line, line};
 
 /// Where models lie, beside the current directory.
 const MODELS_DIR: &str = "models";
@@ -67,12 +67,15 @@ pub(crate) fn list(arguments: &ModelsArguments) -> Result<(), Failure> {
         let named = |file: PathBuf| (file.display().to_string(), ModelSource::Path(file));
         models.extend(files.into_iter().map(named));
     }
+    if arguments.format == Format::Text {
+        line(&format!("{:<32} {:<8} {:>14}  {:>10}  TENSORS", "MODEL", "FAMILY", "PARAMETERS", "STORED"))?;
+    }
     for (name, source) in models {
         let listed = listed(name, &source)?;
         match arguments.format {
             Format::Json => json_line(&listed)?,
             Format::Text => line(&format!(
-                "{:<32} {:<8} {:>14} parameters  {:>10}  {}",
+                "{:<32} {:<8} {:>14}  {:>10}  {}",
                 listed.model,
                 listed.architecture,
                 listed.parameters,

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_eventlog::{Append, EmbeddedLog, EventLog as _, LogError, NewRecord};
-use kintsugi_events::{Goal, expect};
 use kintsugi_runtime::node::PARTITION;
 use kintsugi_runtime::publish::{content_of, goal_event};
 use kintsugi_types::{GoalId, SystemClock, TenantId};
@@ -15,12 +14,11 @@ use serde_json::json;
 use crate::cli::{Format, PublishArguments};
 use crate::client::Client;
 use crate::failure::{Explain, Failure};
-use crate::inspect::{json_line, line};
+use crate::goal_check::{self, GOAL_BYTES_MAX, Refusal};
+use crate::roster::Roster;
 use crate::run_folder::{RunFolder, manifest_of, to_look_at};
+use crate::terminal::line_if_read;
 use crate::view::RunView;
-
-/// The longest goal that is taken, in bytes.
-const GOAL_BYTES_MAX: u64 = 256 * 1024;
 
 /// What became of a goal.
 struct Published {
@@ -42,6 +40,7 @@ pub(crate) fn publish(arguments: &PublishArguments) -> Result<(), Failure> {
     let name = arguments.file.display().to_string();
     let mut lines = Lines::open(&arguments.file)?;
     let (mut published, mut known) = (0_u64, 0_u64);
+    let mut is_read = true;
     while let Some((number, text)) = lines.next()? {
         let outcome = match &mut target {
             Target::Node(client) => ask(client, &text),
@@ -56,15 +55,16 @@ pub(crate) fn publish(arguments: &PublishArguments) -> Result<(), Failure> {
             ..failure
         })?;
         *if goal.is_known { &mut known } else { &mut published } += 1;
-        if arguments.format == Format::Json {
-            json_line(&json!({"id": goal.id, "is_known": goal.is_known}))?;
+        if arguments.format == Format::Json && is_read {
+            // Goals are published to the end, whether somebody reads what became of them or not.
+            is_read = line_if_read(&json!({"id": goal.id, "is_known": goal.is_known}).to_string())?;
         }
     }
     if let Target::Log(writer) = target {
         writer.log.close()?;
     }
     if arguments.format == Format::Text {
-        line(&format!("{published} goals published, {known} were known"))?;
+        line_if_read(&format!("{published} goals published, {known} were known"))?;
     }
     Ok(())
 }
@@ -88,18 +88,20 @@ struct Writer {
     log: EmbeddedLog,
     /// The content of every goal that is in it.
     known: HashMap<GoalId, u64>,
+    /// Who worked here when the node ran last; not known of a folder that an older version wrote.
+    roster: Option<Roster>,
 }
 
 impl Writer {
     fn open(data_dir: Option<&Path>) -> Result<Self, Failure> {
         let folder = to_look_at(data_dir)?;
-        if !manifest_of(&folder)?.is_some_and(|manifest| manifest.is_served) {
+        let Some(manifest) = manifest_of(&folder)?.filter(|manifest| manifest.is_served) else {
             return Err(Failure::usage(format_args!(
                 "{} holds a run, whose goals are fixed: name the folder of a node that `kintsugi up` runs with \
                  --data-dir, or a running node with --url",
                 folder.display()
             )));
-        }
+        };
         let log = EmbeddedLog::open(RunFolder::log(&folder), Options::default()).map_err(|error| {
             let is_running = matches!(error, LogError::Locked { .. });
             let failure = Failure::from(error);
@@ -112,24 +114,24 @@ impl Writer {
         })?;
         let view = RunView::read(&log)?;
         let known = view.goals.iter().map(|(id, goal)| (id.clone(), content_of(&goal.goal))).collect();
-        Ok(Self { log, known })
+        Ok(Self { log, known, roster: manifest.roster })
     }
 
     /// Publishes one goal; it is durable when this returns.
     fn publish(&mut self, text: &str) -> Result<Published, Failure> {
-        let goal: Goal =
-            serde_json::from_str(text).map_err(|error| Failure::usage(format_args!("no goal: {error}")))?;
-        if goal.text.trim().is_empty() {
-            return Err(Failure::usage("`text` is empty: say what is to be achieved"));
-        }
+        let members = serde_json::from_str(text).map_err(|error| {
+            Failure::usage(format_args!("no goal: {error}; write one JSON object a line"))
+        })?;
+        let refused = |refusal: Refusal| Failure::usage(refusal.problem);
+        let goal = goal_check::read(&members).map_err(refused)?;
         if goal.tenant != TenantId::default() {
             return Err(Failure::usage(format_args!(
                 "the node works for the tenant `{}`: leave `tenant` out",
                 TenantId::default()
             )));
         }
-        if let Some(expectation) = &goal.expect {
-            expect::check(expectation).map_err(Failure::usage)?;
+        if let Some(roster) = &self.roster {
+            roster.check(&goal).map_err(refused)?;
         }
         let content = content_of(&goal);
         if let Some(id) = &goal.id {
@@ -179,13 +181,13 @@ impl Lines {
     fn next(&mut self) -> Result<Option<(u64, String)>, Failure> {
         loop {
             let mut text = String::new();
-            let mut limited = (&mut self.reader).take(GOAL_BYTES_MAX + 1);
+            let mut limited = (&mut self.reader).take(GOAL_BYTES_MAX as u64 + 1);
             let read = limited.read_line(&mut text).outside(|| format!("read {}", self.name))?;
             if read == 0 {
                 return Ok(None);
             }
             self.number += 1;
-            if text.len() as u64 > GOAL_BYTES_MAX {
+            if text.len() > GOAL_BYTES_MAX {
                 return Err(Failure::usage(format_args!(
                     "{}:{}: a goal has at most {GOAL_BYTES_MAX} bytes",
                     self.name, self.number

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::cli::{Format, ResumeArguments};
 use crate::client::{Client, in_path};
 use crate::failure::Failure;
-use crate::inspect::{document, line};
+use crate::terminal::{document, line};
 
 pub(crate) fn resume(arguments: &ResumeArguments) -> Result<(), Failure> {
     let path = format!("/v1/agents/{}/resume", in_path(&arguments.id));

@@ -13,18 +13,20 @@ use kintsugi_runtime::Node;
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_types::TenantId;
 
-use crate::cli::{Format, RunArguments};
+use crate::cli::RunArguments;
 use crate::example::{self, Example};
-use crate::failure::{Explain, Failure};
-use crate::goals_file;
+use crate::failure::{Explain, Failure, when_full};
+use crate::goals_file::GoalsFile;
 use crate::model;
 use crate::node_parts::node_parts;
 use crate::progress::Progress;
 use crate::residency::{Point, Timeline};
 use crate::residency_chart;
+use crate::resolved;
 use crate::run_folder::{RunFolder, Wanted, find_or_begin, only_embedded};
-use crate::settings::{self, Settings};
+use crate::settings::Settings;
 use crate::summary::{Ran, Summary};
+use crate::terminal;
 use crate::view::RunView;
 
 /// How often progress is looked at.
@@ -40,34 +42,40 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     only_embedded(&arguments.node.log)?;
     let dir = arguments.dir.as_path();
     let name = example::name_of(dir)?;
-    let settings = settings::resolve(&dir.join("kintsugi.toml"), &arguments.node, None)?.settings;
+    let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &arguments.node, None)?;
+    let settings = &resolved.settings;
     let goals_file = arguments.goals.clone().unwrap_or_else(|| dir.join("goals.jsonl"));
-    let anyone = TenantId::default();
-    let goals = goals_file::goals(&goals_file, arguments.goal_count, &anyone)?;
+    let goals = GoalsFile::read(&goals_file, arguments.goal_count, &TenantId::default())?;
     // First of all, for it settles how many threads compute, and finds a broken model before anything is written.
-    let (backend, mut probe) = model::factory(&settings.model, settings.node.slots)?;
-    let wanted =
-        Wanted { example: &name, goals_hash: hash(&goals), goals: goals.len(), seed: settings.node.seed };
-    let mut folder = find_or_begin(arguments.node.data_dir.as_deref(), &wanted)?;
+    let (backend, mut probe) = model::factory(&resolved)?;
+    let wanted = Wanted {
+        example: &name,
+        goals_hash: hash(goals.goals()),
+        goals: goals.goals().len(),
+        seed: settings.node.seed,
+    };
+    let folder = find_or_begin(arguments.node.data_dir.as_deref(), &wanted)?;
     // Its lock keeps every other process out of the folder from here on.
     let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
+    // Dropped before the log: what a refused start takes away, it takes away under the lock.
+    let mut folder = folder;
     folder.check_unchanged()?;
-    let files = folder.path.join("files");
+    let files = folder.files();
     example::copy_data(dir, &files, folder.is_resumed)?;
-    let example = example::load(dir, &files, &settings, arguments.node.agents, &mut probe)?;
+    let example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
     // Its memory is the engine's that works.
     drop(probe);
+    goals.check(&example.roster)?;
     agree_on_config(&mut folder, &example)?;
-    say(arguments, &opening(&folder, &example, &settings));
+    say(arguments, &opening(&folder, &example, settings));
     let tenant = folder.tenant()?;
     let goals: Vec<Goal> = goals
-        .into_iter()
+        .goals()
         .zip(0..)
-        .map(|(goal, index)| Goal { tenant: tenant.clone(), index: Some(index), ..goal })
+        .map(|(goal, index)| Goal { tenant: tenant.clone(), index: Some(index), ..goal.clone() })
         .collect();
     let begun = Instant::now();
-    let parts =
-        node_parts(&settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
+    let parts = node_parts(settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
     let agents_total = example.population.iter().map(|kind| kind.count).sum();
     let outcome = work(arguments, parts, &goals, &log, agents_total)?;
     draw_residency(&folder, &outcome)?;
@@ -75,8 +83,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let summary = Summary::new(
         &view,
         &Ran {
-            manifest: &folder.manifest,
-            is_resumed: folder.is_resumed,
+            folder: &folder,
             wall_s: begun.elapsed().as_secs_f64(),
             agents_total,
             log_bytes: log.size().bytes,
@@ -86,10 +93,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     );
     folder.manifest.is_finished = true;
     folder.save()?;
-    match arguments.node.format {
-        Format::Json => summary.write_json()?,
-        Format::Text => summary.write_text(&folder.path.display().to_string())?,
-    }
+    outcome.progress.last(&summary);
+    summary.write(arguments.node.format)?;
     judge(&view, &outcome)
 }
 
@@ -98,6 +103,7 @@ struct Outcome {
     stats: SchedulerStats,
     violations: u64,
     timeline: Timeline,
+    progress: Progress,
 }
 
 fn work(
@@ -114,7 +120,8 @@ fn work(
     let flag = interrupted.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::SeqCst))
         .outside(|| "listen for Ctrl-C".to_owned())?;
-    let node = Node::start(parts).map_err(Failure::outside)?;
+    let store = parts.config.store_dir.clone();
+    let node = Node::start(parts).outside(|| format!("start the node on {}", store.display()))?;
     let missing: Vec<Goal> = goals
         .iter()
         .filter(|goal| goal.id.as_ref().is_none_or(|id| !published.contains(id)))
@@ -123,7 +130,7 @@ fn work(
     for batch in missing.chunks(GOALS_AT_ONCE) {
         node.publish(batch).outside(|| "publish goals".to_owned())?;
     }
-    let mut progress = Progress::new(goals.len(), done_before, arguments.node.quiet);
+    let mut progress = Progress::new(goals.len(), agents_total, arguments.node.quiet);
     let begun = Instant::now();
     let mut timeline = Timeline::default();
     loop {
@@ -134,7 +141,8 @@ fn work(
         if let Some(reason) = &status.log_failure {
             progress.finish();
             return Err(Failure::outside(format_args!(
-                "the node stopped: {reason}; what was acknowledged is safe"
+                "the node stopped: {reason}; what was acknowledged is safe{}; the same command resumes the run",
+                when_full(reason)
             )));
         }
         if node.has_ended() {
@@ -163,7 +171,7 @@ fn work(
     let stats = node.scheduler_stats();
     let violations = node.invariants().total();
     node.stop();
-    Ok(Outcome { stats, violations, timeline })
+    Ok(Outcome { stats, violations, timeline, progress })
 }
 
 /// Leaves a picture in the run's folder of who was where, and what that took.
@@ -179,6 +187,7 @@ fn draw_residency(folder: &RunFolder, outcome: &Outcome) -> Result<(), Failure> 
 fn agree_on_config(folder: &mut RunFolder, example: &Example) -> Result<(), Failure> {
     if !folder.is_resumed {
         folder.manifest.config_hash.clone_from(&example.config_hash);
+        folder.manifest.roster = Some(example.roster.clone());
         return folder.save();
     }
     if folder.manifest.config_hash == example.config_hash {
@@ -190,7 +199,7 @@ fn agree_on_config(folder: &mut RunFolder, example: &Example) -> Result<(), Fail
     )))
 }
 
-fn hash(goals: &[Goal]) -> String {
+fn hash<'a>(goals: impl Iterator<Item = &'a Goal>) -> String {
     let mut hasher = blake3::Hasher::new();
     for goal in goals {
         hasher.update(&serde_json::to_vec(goal).unwrap_or_default());
@@ -211,10 +220,9 @@ fn opening(folder: &RunFolder, example: &Example, settings: &Settings) -> String
     )
 }
 
-#[expect(clippy::print_stderr, reason = "this is the command line")]
 fn say(arguments: &RunArguments, line: &str) {
     if !arguments.node.quiet {
-        eprintln!("{line}");
+        terminal::say(line);
     }
 }
 

@@ -1,11 +1,13 @@
 //! Where a run lives, and how an unfinished one is found again.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use kintsugi_types::{Clock, RunId, SystemClock, SystemIds, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Explain, Failure};
+use crate::roster::Roster;
 
 /// Where runs live without `--data-dir`, beside the current directory.
 pub(crate) const RUNS_DIR: &str = ".kintsugi";
@@ -34,6 +36,9 @@ pub(crate) struct Manifest {
     /// Whether it is no run but the data of a long-lived node, which takes goals at any time.
     #[serde(default)]
     pub(crate) is_served: bool,
+    /// Who works in it and with what. Missing where an older version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) roster: Option<Roster>,
 }
 
 /// A run's folder.
@@ -43,11 +48,49 @@ pub(crate) struct RunFolder {
     pub(crate) manifest: Manifest,
     /// Whether it was there before, unfinished.
     pub(crate) is_resumed: bool,
+    traces: Traces,
+}
+
+/// What a start has made in the file system so far. It is taken away where the start is refused, so that only what
+/// was begun leaves a folder behind.
+#[derive(Debug, Default)]
+struct Traces {
+    /// Folders that were not there before, the outermost first.
+    folders: Vec<PathBuf>,
+    /// What the start makes in the run's folder, as far as it was not there.
+    content: Vec<PathBuf>,
+    /// Whether the log's lock is held: without it the content may be another process's.
+    is_locked: bool,
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        // What cannot be taken away stays: the refusal is what has to be told.
+        if self.is_locked {
+            for path in &self.content {
+                let _ = std::fs::remove_dir_all(path);
+            }
+        }
+        for folder in self.folders.iter().rev() {
+            // Only where it is empty: somebody else may have begun something in it.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }
 
 impl RunFolder {
     pub(crate) fn log(path: &Path) -> PathBuf {
         path.join("log")
+    }
+
+    /// A folder that holds what can go on.
+    fn found(path: PathBuf, manifest: Manifest) -> Self {
+        Self { path, manifest, is_resumed: true, traces: Traces::default() }
+    }
+
+    /// Where the copies of the example's data lie, which tools work on.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.path.join("files")
     }
 
     pub(crate) fn store(&self) -> PathBuf {
@@ -59,9 +102,10 @@ impl RunFolder {
         TenantId::new(self.manifest.run.to_string()).map_err(Failure::usage)
     }
 
-    /// Checks that nobody else worked here after the folder was looked at and before its log was locked.
-    pub(crate) fn check_unchanged(&self) -> Result<(), Failure> {
+    /// Checks, once the log is locked, that nobody else worked here after the folder was looked at.
+    pub(crate) fn check_unchanged(&mut self) -> Result<(), Failure> {
         if manifest_of(&self.path)?.as_ref() == self.is_resumed.then_some(&self.manifest) {
+            self.traces.is_locked = true;
             return Ok(());
         }
         Err(Failure::outside(format_args!(
@@ -71,15 +115,18 @@ impl RunFolder {
         )))
     }
 
-    /// Writes the manifest.
-    pub(crate) fn save(&self) -> Result<(), Failure> {
+    /// Writes the manifest: from here on the folder stays, whatever comes.
+    pub(crate) fn save(&mut self) -> Result<(), Failure> {
         let file = self.path.join(MANIFEST);
         let partial = self.path.join(format!(".{MANIFEST}.partial"));
         let text = serde_json::to_string_pretty(&self.manifest).map_err(Failure::job)?;
         std::fs::write(&partial, text)
             .and_then(|()| std::fs::File::open(&partial)?.sync_all())
             .and_then(|()| std::fs::rename(&partial, &file))
-            .outside(|| format!("write {}", file.display()))
+            .outside(|| format!("write {}", file.display()))?;
+        self.traces.content.clear();
+        self.traces.folders.clear();
+        Ok(())
     }
 }
 
@@ -100,7 +147,7 @@ pub(crate) fn manifest_of(path: &Path) -> Result<Option<Manifest>, Failure> {
         Ok(text) => serde_json::from_str(&text).map(Some).map_err(|error| {
             Failure::outside(format_args!("{} is no manifest of a run: {error}", file.display()))
         }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(Failure::outside(format_args!("read {}: {error}", file.display()))),
     }
 }
@@ -136,8 +183,10 @@ impl Wanted<'_> {
                 started_at: SystemClock.now(),
                 is_finished: false,
                 is_served: false,
+                roster: None,
             },
             is_resumed: false,
+            traces: Traces::default(),
         }
     }
 }
@@ -145,12 +194,9 @@ impl Wanted<'_> {
 /// The folder of the run: the one named, else an unfinished one of the same, else a new one.
 pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Result<RunFolder, Failure> {
     if let Some(path) = data_dir {
-        create(path)?;
         return match manifest_of(path)? {
-            None => Ok(wanted.begin(path.to_owned(), RunId::new(&mut SystemIds))),
-            Some(manifest) if wanted.fits(&manifest) => {
-                Ok(RunFolder { path: path.to_owned(), manifest, is_resumed: true })
-            }
+            None => create(wanted.begin(path.to_owned(), RunId::new(&mut SystemIds))),
+            Some(manifest) if wanted.fits(&manifest) => Ok(RunFolder::found(path.to_owned(), manifest)),
             Some(manifest) if manifest.is_served => Err(Failure::usage(format_args!(
                 "{} holds the data of a node that `kintsugi up` runs: name an empty folder",
                 path.display()
@@ -171,13 +217,11 @@ pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Res
     let runs = Path::new(RUNS_DIR).join(wanted.example);
     for path in newest_first(&runs)? {
         if let Some(manifest) = manifest_of(&path)?.filter(|manifest| wanted.fits(manifest)) {
-            return Ok(RunFolder { path, manifest, is_resumed: true });
+            return Ok(RunFolder::found(path, manifest));
         }
     }
     let run = RunId::new(&mut SystemIds);
-    let path = runs.join(run.to_string());
-    create(&path)?;
-    Ok(wanted.begin(path, run))
+    create(wanted.begin(runs.join(run.to_string()), run))
 }
 
 /// The name of a long-lived node's folder, beside the runs of its example.
@@ -190,13 +234,12 @@ pub(crate) fn find_or_begin_node(
     seed: u64,
 ) -> Result<RunFolder, Failure> {
     let path = data_dir.map_or_else(|| Path::new(RUNS_DIR).join(example).join(NODE_DIR), Path::to_owned);
-    create(&path)?;
     match manifest_of(&path)? {
         None => {
             let wanted = Wanted { example, goals_hash: String::new(), goals: 0, seed };
             let mut folder = wanted.begin(path, RunId::new(&mut SystemIds));
             folder.manifest.is_served = true;
-            Ok(folder)
+            create(folder)
         }
         Some(manifest) if !manifest.is_served => Err(Failure::usage(format_args!(
             "{} holds the run {}, whose goals are fixed: name another folder with --data-dir",
@@ -208,17 +251,28 @@ pub(crate) fn find_or_begin_node(
             path.display(),
             manifest.example
         ))),
-        Some(manifest) => Ok(RunFolder { path, manifest, is_resumed: true }),
+        Some(manifest) => Ok(RunFolder::found(path, manifest)),
     }
 }
 
-fn create(path: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(path).map_err(|error| {
+/// Makes the folder, and remembers what was made.
+fn create(mut folder: RunFolder) -> Result<RunFolder, Failure> {
+    let missing: Vec<PathBuf> = folder
+        .path
+        .ancestors()
+        .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
+        .map(Path::to_owned)
+        .collect();
+    let content = [RunFolder::log(&folder.path), folder.files(), folder.store()];
+    folder.traces.content = content.into_iter().filter(|path| !path.exists()).collect();
+    folder.traces.folders = missing.into_iter().rev().collect();
+    std::fs::create_dir_all(&folder.path).map_err(|error| {
         Failure::outside(format_args!(
             "create {}: {error}; name a folder that you may write with --data-dir",
-            path.display()
+            folder.path.display()
         ))
-    })
+    })?;
+    Ok(folder)
 }
 
 /// The folder of the run or node to look at: the one named, else the one that was started last.
@@ -254,7 +308,7 @@ fn is_run(path: &Path) -> bool {
 fn newest_first(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(Failure::outside(format_args!("list {}: {error}", dir.display()))),
     };
     let mut folders = Vec::new();

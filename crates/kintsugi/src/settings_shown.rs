@@ -5,8 +5,8 @@ use toml::Table;
 
 use crate::cli::Format;
 use crate::failure::Failure;
-use crate::inspect::{json_line, line};
-use crate::settings::{Origin, Resolved, leaves};
+use crate::resolved::{Origin, Resolved, leaves};
+use crate::terminal::{json_line, line};
 
 /// Writes each setting, its value and where it was last set, by key.
 pub(crate) fn show(resolved: &Resolved, format: Format) -> Result<(), Failure> {
@@ -16,7 +16,7 @@ pub(crate) fn show(resolved: &Resolved, format: Format) -> Result<(), Failure> {
     for (key, value) in &settings {
         let origin = match resolved.origins.get(key) {
             None => "default".to_owned(),
-            Some(Origin::File(file)) => file.display().to_string(),
+            Some(Origin::File(file, line)) => format!("{}:{line}", file.display()),
             Some(Origin::Variable(name)) => name.clone(),
             Some(Origin::Flag(flag)) => (*flag).to_owned(),
         };

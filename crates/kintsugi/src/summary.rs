@@ -1,7 +1,7 @@
 //! The summary of a run. Its form is an outside contract.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::path::PathBuf;
 
 use kintsugi_events::expect::evaluate;
 use kintsugi_events::{GoalStatus, RecoveryAction, RecoveryPhase};
@@ -10,10 +10,16 @@ use kintsugi_tools::Registry;
 use kintsugi_types::{ByteCount, TokenUsage, ToolName};
 use serde::Serialize;
 
-use crate::failure::{Explain, Failure};
+use crate::cli::Format;
+use crate::failure::Failure;
+use crate::reasons::{Reason, commonest};
 use crate::residency::process_bytes_peak;
-use crate::run_folder::Manifest;
+use crate::run_folder::RunFolder;
+use crate::terminal::{line_if_read, plain};
 use crate::view::{RunView, SeamView};
+
+/// How much of a reason is shown to people.
+const REASON_CHARS: usize = 160;
 
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct GoalCounts {
@@ -21,9 +27,13 @@ pub(crate) struct GoalCounts {
     pub(crate) completed: usize,
     pub(crate) partial: usize,
     pub(crate) failed: usize,
+    /// Goals that nobody could take; they are in `submitted` and have no result.
+    pub(crate) refused: usize,
     pub(crate) correct: usize,
     /// Goals with an expectation; `correct` counts among these.
     pub(crate) judged: usize,
+    /// Why goals did not complete.
+    reasons: Vec<Reason>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -42,10 +52,11 @@ pub(crate) struct Tried {
     succeeded: u64,
 }
 
+/// Nothing where nothing was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Percentiles {
-    p50: f64,
-    p99: f64,
+    p50: Option<f64>,
+    p99: Option<f64>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -113,12 +124,14 @@ impl From<Times> for TimesMs {
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     run: String,
+    /// The run's folder, which `--data-dir` of other commands takes.
+    data_dir: PathBuf,
     example: String,
     seed: u64,
     resumed: bool,
     wall_s: f64,
     pub(crate) goals: GoalCounts,
-    agents: AgentCounts,
+    pub(crate) agents: AgentCounts,
     steps: usize,
     tool_calls: usize,
     tokens: TokenUsage,
@@ -130,8 +143,7 @@ pub(crate) struct Summary {
 
 /// What a summary needs beside the log.
 pub(crate) struct Ran<'a> {
-    pub(crate) manifest: &'a Manifest,
-    pub(crate) is_resumed: bool,
+    pub(crate) folder: &'a RunFolder,
     pub(crate) wall_s: f64,
     pub(crate) agents_total: u32,
     pub(crate) log_bytes: u64,
@@ -142,6 +154,7 @@ pub(crate) struct Ran<'a> {
 impl Summary {
     /// Tells of a run from its log.
     pub(crate) fn new(view: &RunView, ran: &Ran<'_>) -> Self {
+        let manifest = &ran.folder.manifest;
         let mut tokens = TokenUsage::default();
         for metric in &view.metrics {
             tokens += metric.tokens;
@@ -149,10 +162,11 @@ impl Summary {
         let healths: Vec<f64> = view.metrics.iter().map(|metric| metric.health.get()).collect();
         let mean = if healths.is_empty() { 1.0 } else { healths.iter().sum::<f64>() / healths.len() as f64 };
         Self {
-            run: ran.manifest.run.to_string(),
-            example: ran.manifest.example.clone(),
-            seed: ran.manifest.seed,
-            resumed: ran.is_resumed,
+            run: manifest.run.to_string(),
+            data_dir: ran.folder.path.clone(),
+            example: manifest.example.clone(),
+            seed: manifest.seed,
+            resumed: ran.folder.is_resumed,
             wall_s: (ran.wall_s * 100.0).round() / 100.0,
             goals: count_goals(view, ran.tools),
             agents: count_agents(view, ran.agents_total),
@@ -180,21 +194,42 @@ impl Summary {
         }
     }
 
-    /// Writes it as one JSON document to stdout.
-    pub(crate) fn write_json(&self) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(self).map_err(Failure::job)?;
-        writeln!(std::io::stdout(), "{text}").outside(|| "write to stdout".to_owned())
+    /// Faults that were healed.
+    pub(crate) const fn seams(&self) -> u64 {
+        self.healing.seams
     }
 
-    /// Writes it for people to stdout.
-    pub(crate) fn write_text(&self, folder: &str) -> Result<(), Failure> {
-        let Self { goals, healing, memory, .. } = self;
-        let mut out = std::io::stdout().lock();
-        let mut lines = vec![
-            format!(
-                "{} goals in {:.1} s: {} completed, {} partial, {} failed",
-                goals.submitted, self.wall_s, goals.completed, goals.partial, goals.failed
+    /// Writes it to stdout. Whoever reads may have read enough; the run is done all the same.
+    pub(crate) fn write(&self, format: Format) -> Result<(), Failure> {
+        let text = match format {
+            Format::Json => serde_json::to_string_pretty(self).map_err(Failure::job)?,
+            Format::Text => self.worded(),
+        };
+        line_if_read(&text).map(drop).map_err(|failure| Failure {
+            message: format!(
+                "{}: the run is done and kept in {}, `kintsugi goals list --data-dir {}` shows what came of it",
+                failure.message,
+                self.data_dir.display(),
+                self.data_dir.display()
             ),
+            ..failure
+        })
+    }
+
+    /// The summary for people.
+    fn worded(&self) -> String {
+        let Self { goals, healing, memory, .. } = self;
+        let refused = if goals.refused > 0 { format!(", {} refused", goals.refused) } else { String::new() };
+        let mut lines = vec![format!(
+            "{} goals in {:.1} s: {} completed, {} partial, {} failed{refused}",
+            goals.submitted, self.wall_s, goals.completed, goals.partial, goals.failed
+        )];
+        let label = ["reasons"].into_iter().chain(std::iter::repeat(""));
+        lines.extend(goals.reasons.iter().zip(label).map(|(Reason { status, words, count }, label)| {
+            let words: String = plain(words).chars().take(REASON_CHARS).collect();
+            format!("{label:<11} {count} {status}: {words}")
+        }));
+        lines.extend([
             format!(
                 "correct     {} of {} ({:.1} %)",
                 goals.correct,
@@ -206,7 +241,7 @@ impl Summary {
                 self.steps, self.tool_calls, self.tokens.prompt, self.tokens.completion
             ),
             format!("health      mean {:.2}, lowest {:.2}", self.health.mean, self.health.min),
-        ];
+        ]);
         if goals.judged < goals.submitted {
             let unjudged = goals.submitted - goals.judged;
             lines.insert(
@@ -250,14 +285,19 @@ impl Summary {
         if let Some(bytes) = memory.process_bytes_peak {
             lines.push(format!("process     {} at the peak", ByteCount(bytes)));
         }
-        lines.push(format!("kept in     {folder}"));
-        writeln!(out, "{}", lines.join("\n")).outside(|| "write to stdout".to_owned())
+        lines.push(format!("kept in     {}", self.data_dir.display()));
+        lines.join("\n")
     }
 }
 
 fn count_goals(view: &RunView, tools: &Registry) -> GoalCounts {
     let is_write = |tool: &ToolName| tools.spec(tool).is_some_and(|spec| spec.safety.is_write());
-    let mut counts = GoalCounts { submitted: view.goals.len(), ..GoalCounts::default() };
+    let mut counts = GoalCounts {
+        submitted: view.goals.len(),
+        refused: view.refused_goals().count(),
+        reasons: commonest(view),
+        ..GoalCounts::default()
+    };
     for goal in view.goals.values() {
         let Some(result) = goal.results.first() else { continue };
         match result.status {
@@ -332,13 +372,13 @@ fn seconds_to_heal(view: &RunView, seam: &SeamView) -> Option<f64> {
     Some(healed_at.signed_duration_since(found_at).as_seconds_f64())
 }
 
-/// The nearest-rank percentile of sorted values; 0 of none.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+/// The nearest-rank percentile of sorted values.
+fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a share of a length is a place in it"
     )]
     let place = ((sorted.len() as f64 * share).ceil() as usize).saturating_sub(1);
-    sorted.get(place).copied().unwrap_or(0.0)
+    sorted.get(place).copied()
 }

@@ -31,6 +31,8 @@ pub(crate) fn start() -> Result<(), Failure> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .with_target(false)
+        // Where stderr is closed or full there is nobody to tell that either.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

@@ -15,16 +15,17 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::cli::{Format, UpArguments};
 use crate::example::{self, Example};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Explain as _, Failure, FailureKind, when_full};
 use crate::http::{self, Access, Api, Intake, Server};
-use crate::inspect::json_line;
 use crate::live::{Follower, Live};
 use crate::model;
 use crate::node_parts::node_parts;
+use crate::resolved;
 use crate::run_folder::{RunFolder, find_or_begin_node, only_embedded};
-use crate::settings::{self, Resolved, Settings};
+use crate::settings::Settings;
 use crate::settings_shown;
 use crate::signals::{Ending, Signals};
+use crate::terminal;
 
 /// How often the command looks at signals and at the node.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -33,37 +34,39 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
     only_embedded(&arguments.node.log)?;
     let dir = arguments.dir.as_path();
     let name = example::name_of(dir)?;
-    let resolved = settings::resolve(&dir.join("kintsugi.toml"), &arguments.node, arguments.listen.as_ref())?;
+    let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &arguments.node, arguments.listen.as_ref())?;
     if arguments.print_config {
         return settings_shown::show(&resolved, arguments.node.format);
     }
-    let Resolved { settings, .. } = resolved;
-    let address = http::resolve(&settings.http.listen)?;
-    let access = Access::resolve(&settings.http, dir, &address)?;
+    let settings = &resolved.settings;
+    let address = http::resolve(&settings.http.listen).map_err(|error| resolved.at("http.listen", error))?;
+    let access = Access::resolve(&settings.http, dir, &address, resolved.place("http.listen").as_deref())?;
     let listener = http::bind(&address)?;
     let address = listener.local_addr().unwrap_or(address);
     // Before any thread is started, for it settles how many compute.
-    let (backend, mut probe) = model::factory(&settings.model, settings.node.slots)?;
+    let (backend, mut probe) = model::factory(&resolved)?;
     let signals = Signals::listen()?;
-    let mut folder = find_or_begin_node(arguments.node.data_dir.as_deref(), &name, settings.node.seed)?;
+    let folder = find_or_begin_node(arguments.node.data_dir.as_deref(), &name, settings.node.seed)?;
     // Its lock keeps every other process out of the folder from here on.
     let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
+    // Dropped before the log: what a refused start takes away, it takes away under the lock.
+    let mut folder = folder;
     folder.check_unchanged()?;
     let (live, follower) = Live::follow(log.clone())?;
-    let files = folder.path.join("files");
+    let files = folder.files();
     example::copy_data(dir, &files, folder.is_resumed)?;
-    let example = example::load(dir, &files, &settings, arguments.node.agents, &mut probe)?;
+    let example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
     // Its memory is the engine's that works.
     drop(probe);
     let tenant = TenantId::default();
-    let api = web::Data::new(api(&log, &live, access, &settings, &example, &tenant));
+    let api = web::Data::new(api(&log, &live, access, settings, &example, &tenant));
     // From here on probes are answered; goals are taken when the node has come back to where it was.
     let server = Server::start(listener, api.clone())?;
     wait_for_view(&live, log.as_ref());
     agree_on_config(&mut folder, &example, &live)?;
-    let parts =
-        node_parts(&settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
-    let node = Arc::new(Node::start(parts).map_err(Failure::outside)?);
+    let parts = node_parts(settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
+    let node = Node::start(parts).outside(|| format!("start the node in {}", folder.path.display()))?;
+    let node = Arc::new(node);
     // It was empty: there is one node.
     let _ = api.node.set(node.clone());
     announce(arguments, &folder, &example, &address)?;
@@ -96,7 +99,7 @@ fn api(
         intake: Intake::default(),
         settings: settings.http.clone(),
         tenant: tenant.clone(),
-        kinds: example.kinds.keys().cloned().collect(),
+        roster: example.roster.clone(),
         population: example.population.clone(),
         streams: AtomicUsize::new(0),
         is_closing: watch::Sender::new(false),
@@ -123,6 +126,7 @@ fn agree_on_config(folder: &mut RunFolder, example: &Example, live: &Live) -> Re
         )));
     }
     folder.manifest.config_hash.clone_from(&example.config_hash);
+    folder.manifest.roster = Some(example.roster.clone());
     folder.manifest.started_at = SystemClock.now();
     folder.save()
 }
@@ -137,13 +141,15 @@ fn announce(
     let agents: u32 = example.population.iter().map(|kind| kind.count).sum();
     let url = format!("http://{address}");
     if arguments.node.format == Format::Json {
-        json_line(&json!({
+        let announced = json!({
             "url": url,
             "example": example.name,
             "data_dir": path,
             "agents": agents,
             "resumed": folder.is_resumed,
-        }))?;
+        });
+        // Whoever started the node may not read what it says: it serves all the same.
+        terminal::line_if_read(&announced.to_string())?;
     }
     let verb = if folder.is_resumed { "going on with" } else { "serving" };
     let words =
@@ -161,7 +167,8 @@ fn serve(node: &Node, server: &Server, signals: &Signals, is_quiet: bool) -> Res
         }
         if let Some(reason) = &status.log_failure {
             return Err(Failure::outside(format_args!(
-                "the node stopped: {reason}; what was acknowledged is safe, the same command goes on"
+                "the node stopped: {reason}; what was acknowledged is safe{}; the same command goes on",
+                when_full(reason)
             )));
         }
         if node.has_ended() {
@@ -190,9 +197,8 @@ fn stop(server: Server, api: web::Data<Api>, follower: Follower, node: Arc<Node>
     drop(follower);
 }
 
-#[expect(clippy::print_stderr, reason = "this is the command line")]
 fn say(is_quiet: bool, line: &str) {
     if !is_quiet {
-        eprintln!("{line}");
+        terminal::say(line);
     }
 }

@@ -5,8 +5,14 @@
 mod common;
 #[path = "cli/data_directory.rs"]
 mod data_directory;
+#[path = "cli/documents.rs"]
+mod documents;
 #[path = "cli/mistakes.rs"]
 mod mistakes;
+#[path = "cli/outcome.rs"]
+mod outcome;
+#[path = "cli/pipes.rs"]
+mod pipes;
 #[path = "cli/printed.rs"]
 mod printed;
 
@@ -189,7 +195,7 @@ fn help_names_the_flags_that_are_promised() {
         ],
         &[],
     );
-    check(&["goals", "list"], &["--data-dir", "--format"], &[]);
+    check(&["goals", "list"], &["--wrong", "--status", "--data-dir", "--format"], &[]);
     check(&["goals", "show"], &["--data-dir", "--format"], &[]);
     check(&["agents", "list"], &["--data-dir", "--format"], &[]);
     check(&["agents", "show"], &["--data-dir", "--format", "--at"], &[]);
@@ -231,6 +237,7 @@ fn a_doctor_who_misses_nothing_says_so() {
         has(finding, &["what", "ok", "detail"]);
         assert_eq!(finding["ok"], true, "{finding}");
     }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a doctor left something behind");
     let text = ask(folder.path(), &["doctor"]);
     assert_eq!(text.done().lines().filter(|line| line.starts_with("ok ")).count(), findings.len());
 }

@@ -167,7 +167,7 @@ fn a_goal_that_cannot_be_taken_is_named() {
     let output = command.arg("--data-dir").arg(folder.path().join("run")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("there is no kind of agent") && said.contains("line-1"), "{said}");
+    assert!(said.contains("there is no kind of agent") && said.contains("goals.jsonl:1"), "{said}");
 
     std::fs::write(&goals, "{\"text\":\"fine\"}\n{\"txt\":1}\n").unwrap();
     let mut command = kintsugi(&["run"]);

@@ -10,7 +10,7 @@ use kintsugi_events::{Event, Mode};
 use kintsugi_gpu_scheduler::{EngineReport, GpuScheduler, SchedulerContext, SchedulerHandle};
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, AgentKind, Clock, Invariants, SystemIds};
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::config::{NodeConfig, Population};
 use crate::effects::RunningEffects;
@@ -150,7 +150,8 @@ impl NodeContext {
 
     /// The log failed for good: the node says so and stops, its state is safe.
     pub(crate) fn log_failed(&self, failure: &LogError) {
-        error!(%failure, "the log takes no more appends");
+        // Whoever runs the node is told the reason and tells it.
+        debug!(%failure, "the log takes no more appends");
         self.give_up(failure.to_string());
     }
 

@@ -6,14 +6,14 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use kintsugi_eventlog::{Append, Committed, EventLog, NewRecord};
+use kintsugi_eventlog::{Append, Committed, EventLog, LogError, NewRecord};
 use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::{
     BackendFactory, EngineReport, Residence, SchedulerConfig, SchedulerStats, StartError,
 };
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, Clock, GoalId, Invariants, TenantId};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::agent_actor::DeathGuard;
 use crate::config::NodeConfig;
@@ -109,7 +109,8 @@ impl Node {
                 let _ = told.send(started.map(|(context, root)| (context, root, System::current())));
             });
             if let Err(failure) = system.run() {
-                error!(%failure, "node stopped");
+                // Only a number; the reason stands in the status.
+                debug!(%failure, "node stopped");
             }
         })?;
         let (context, root, system) = outcome.recv().map_err(|_| NodeError::Died)??;
@@ -180,7 +181,10 @@ impl Node {
             // A thread that panicked has nothing more to tell.
             let _ = thread.join();
             // What was queued last holds the node's cache open until it is told of its commit.
-            if let Err(failure) = self.context.log.flush() {
+            // Why a log takes no more appends has been told.
+            if let Err(failure) = self.context.log.flush()
+                && !matches!(failure, LogError::Poisoned { .. })
+            {
                 error!(%failure, "flush log");
             }
         }

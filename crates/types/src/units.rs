@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A number of bytes. Read from a number or from text such as `8GiB`, `512 MiB`, `64kB`.
+/// A number of bytes. Read from a number or from text such as `8GiB`, `512 MiB`, `1.5GiB`, `64kB`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct ByteCount(pub u64);
@@ -18,6 +18,9 @@ pub struct ParseByteCountError {
     text: String,
 }
 
+/// The most decimals that a size is written with.
+const DECIMALS_MAX: usize = 9;
+
 impl ByteCount {
     /// `count` binary megabytes.
     pub const fn mib(count: u64) -> Self {
@@ -27,6 +30,11 @@ impl ByteCount {
     /// The plain number.
     pub const fn bytes(self) -> u64 {
         self.0
+    }
+
+    /// Rounded up to whole binary megabytes, as a setting or a flag takes it: `11MiB`.
+    pub fn as_setting(self) -> String {
+        format!("{}MiB", self.0.div_ceil(1 << 20))
     }
 }
 
@@ -48,9 +56,9 @@ impl FromStr for ByteCount {
     fn from_str(text: &str) -> Result<Self, ParseByteCountError> {
         let refuse = || ParseByteCountError { text: text.to_owned() };
         let trimmed = text.trim();
-        let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+        let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| refuse())?;
+        let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
             "kb" => 1_000,
@@ -61,7 +69,16 @@ impl FromStr for ByteCount {
             "gib" | "g" => 1 << 30,
             _ => return Err(refuse()),
         };
-        number.checked_mul(factor).map(Self).ok_or_else(refuse)
+        let whole: u64 = whole.parse().map_err(|_| refuse())?;
+        if decimals.is_empty() || decimals.len() > DECIMALS_MAX || decimals.contains('.') {
+            return Err(refuse());
+        }
+        let part: u64 = decimals.parse().map_err(|_| refuse())?;
+        let of = 10_u64.pow(u32::try_from(decimals.len()).map_err(|_| refuse())?);
+        // Rounded up: who asks for what was printed gets no less.
+        let part = (u128::from(part) * u128::from(factor)).div_ceil(u128::from(of));
+        let bytes = u128::from(whole) * u128::from(factor) + part;
+        u64::try_from(bytes).map(Self).map_err(|_| refuse())
     }
 }
 
@@ -118,8 +135,21 @@ mod tests {
         assert_eq!("512 MiB".parse(), Ok(ByteCount::mib(512)));
         assert_eq!("64kB".parse(), Ok(ByteCount(64_000)));
         assert_eq!("17".parse(), Ok(ByteCount(17)));
+        assert_eq!("1.5GiB".parse(), Ok(ByteCount(3 << 29)));
+        assert_eq!("10.9 MiB".parse(), Ok(ByteCount(11_429_479)));
+        for wrong in ["1.", ".5GiB", "1.2.3MiB", "1.0000000001GiB", "-1"] {
+            assert!(wrong.parse::<ByteCount>().is_err(), "{wrong}");
+        }
         assert!("lots".parse::<ByteCount>().is_err());
         assert!("99999999999GiB".parse::<ByteCount>().is_err());
+    }
+
+    #[test]
+    fn a_size_as_a_setting_is_read_as_no_less() {
+        for bytes in [0, 1, 1 << 20, (1 << 20) + 1, 11_429_479] {
+            let read: ByteCount = ByteCount(bytes).as_setting().parse().unwrap();
+            assert!(read.0 >= bytes && read.0 < bytes + (1 << 20), "{read}");
+        }
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Writer {
             Err(_) => Some(LogError::Poisoned { reason: "the log's writer panicked".into() }),
         };
         if let Some(error) = error {
-            tracing::error!(%error, "the log takes no more appends");
+            // Every append is told from here on; who handles that logs it.
+            tracing::debug!(%error, "the log takes no more appends");
             let reason: Arc<str> = match &error {
                 LogError::Poisoned { reason } => Arc::clone(reason),
                 other => other.to_string().into(),

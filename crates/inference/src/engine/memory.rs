@@ -21,7 +21,7 @@ pub(super) struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Refuses a budget that not even the weights as stored fit into, before any of them is read.
+    /// Refuses a budget that the weights with their copies do not fit into, before any of them is read.
     pub(super) fn check_before_loading(
         file: &GgufFile,
         shape: &ModelConfig,
@@ -29,7 +29,8 @@ impl MemoryPlan {
         context_tokens: u32,
     ) -> Result<(), InferenceError> {
         let layout = KvLayout { layers: shape.layers, kv_heads: shape.kv_heads, head_size: shape.head_size };
-        Self::divide(file, file.tensors_bytes(), layout, shape, config, context_tokens).map(drop)
+        let weights = Model::bytes_before_loading(file, shape, context_tokens as usize);
+        Self::divide(file, weights, layout, shape, config, context_tokens).map(drop)
     }
 
     /// Divides the budget for a loaded model.

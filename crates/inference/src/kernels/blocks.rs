@@ -128,7 +128,12 @@ impl BlockMatrix {
 
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.tiles.len() * size_of::<Tile>()) as u64
+        Self::bytes_of(self.rows, self.columns)
+    }
+
+    /// Bytes that a matrix of this shape takes, whatever its format.
+    pub(crate) fn bytes_of(rows: usize, columns: usize) -> u64 {
+        (rows.div_ceil(ROWS) * (columns / BLOCK) * size_of::<Tile>()) as u64
     }
 
     /// Appends row `row` to `out`.

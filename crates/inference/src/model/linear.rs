@@ -92,6 +92,18 @@ impl Linear {
         }
     }
 
+    /// What [`Self::bytes`] of a tensor of this type and shape will be, before it is loaded.
+    pub(super) fn bytes_of(dtype: GgmlDType, rows: usize, columns: usize) -> u64 {
+        match dtype {
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => (rows * columns) as u64 * 4,
+            GgmlDType::Q4K | GgmlDType::Q6K => {
+                let numbers = rows.next_multiple_of(TILE_ROWS) * columns;
+                (numbers / dtype.block_size() * dtype.type_size()) as u64 + tiled_bytes(dtype, numbers as u64)
+            }
+            _ => BlockMatrix::bytes_of(rows, columns),
+        }
+    }
+
     /// Rows `ids` of the matrix, one after the other: an embedding lookup. Ids are below [`Self::rows`].
     pub(crate) fn lookup(&self, ids: &[u32]) -> Result<Vec<f32>, InferenceError> {
         let wide = match &self.weight {

@@ -199,3 +199,13 @@ fn a_step_that_makes_no_sense_is_an_error() {
     }
     assert!(loaded.model.forward(loaded.kv.pages_mut(), &[]).is_err());
 }
+
+#[test]
+fn what_a_model_takes_is_known_before_it_is_loaded() {
+    for (shape, _) in shapes() {
+        let source = ModelSource::Bytes { name: "random.gguf".to_owned(), bytes: Arc::from(shape.gguf()) };
+        let file = GgufFile::open(&source).unwrap();
+        let config = ModelConfig::read(&file).unwrap();
+        assert_eq!(Model::bytes_before_loading(&file, &config, 256), load(&shape).model.bytes());
+    }
+}

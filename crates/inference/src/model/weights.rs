@@ -10,6 +10,9 @@ use crate::error::InferenceError;
 use crate::gguf::GgufFile;
 use crate::kernels::{KvLayout, Level};
 
+/// The factors that stretch low frequencies.
+const ROTARY_FACTORS: &str = "rope_freqs.weight";
+
 const HINT_TENSORS: &str = "use a dense Llama-family model without biases or adapters";
 
 /// One transformer layer.
@@ -88,8 +91,8 @@ impl Model {
             });
         }
         // Llama 3.1 and later stretch low frequencies by factors that stand in the file.
-        let factors = if loader.unread.contains("rope_freqs.weight") {
-            Some(loader.vector("rope_freqs.weight", config.rotated / 2)?)
+        let factors = if loader.unread.contains(ROTARY_FACTORS) {
+            Some(loader.vector(ROTARY_FACTORS, config.rotated / 2)?)
         } else {
             None
         };
@@ -123,6 +126,18 @@ impl Model {
             .sum();
         let tables = (self.cosines.len() + self.sines.len() + self.output_norm.len()) as u64 * 4;
         layers + tables + self.embedding.bytes() + self.output.as_ref().map_or(0, Linear::bytes)
+    }
+
+    /// What [`Self::bytes`] will be, from the list of tensors alone.
+    pub(crate) fn bytes_before_loading(file: &GgufFile, config: &ModelConfig, positions: usize) -> u64 {
+        let tensors = file.tensors().map(|(name, shape, dtype)| match *shape {
+            [rows, columns] => Linear::bytes_of(dtype, rows, columns),
+            // It goes into the tables.
+            _ if name == ROTARY_FACTORS => 0,
+            _ => shape.iter().product::<usize>() as u64 * 4,
+        });
+        let tables = positions as u64 * (config.rotated / 2) as u64 * 2 * 4;
+        tensors.fold(tables, u64::saturating_add)
     }
 
     /// The shape of a page of keys and values.

@@ -40,11 +40,12 @@ impl fmt::Debug for Access {
 
 impl Access {
     /// The token from the environment, else from the file that the settings name, relative to `dir`. An address that
-    /// other machines reach needs one.
+    /// other machines reach needs one; `listen_place` tells where it was set.
     pub(crate) fn resolve(
         settings: &HttpSettings,
         dir: &Path,
         address: &SocketAddr,
+        listen_place: Option<&str>,
     ) -> Result<Self, Failure> {
         let token = match (std::env::var_os(TOKEN_VARIABLE), &settings.token_file) {
             (Some(token), _) => {
@@ -62,9 +63,10 @@ impl Access {
                 return Ok(Self { token: None });
             }
             return Err(Failure::usage(format_args!(
-                "http.listen is {}, which other machines can reach, and there is no token: put one into the \
+                "{}: http.listen is {}, which other machines can reach, and there is no token: put one into the \
                  variable {TOKEN_VARIABLE} or into a file that `http.token_file` names, or listen on \
                  127.0.0.1",
+                listen_place.unwrap_or("default"),
                 settings.listen
             )));
         };

@@ -1,19 +1,20 @@
 //! What every request may look at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_gpu_scheduler::Residence;
 use kintsugi_runtime::{Node, Population};
-use kintsugi_types::{AgentId, AgentKind, TenantId};
+use kintsugi_types::{AgentId, TenantId};
 use tokio::sync::watch;
 
 use super::access::Access;
 use super::intake::Intake;
 use super::problem::Problem;
 use crate::live::Live;
+use crate::roster::Roster;
 use crate::settings::HttpSettings;
 
 /// What every request may look at.
@@ -33,8 +34,8 @@ pub(crate) struct Api {
     pub(crate) settings: HttpSettings,
     /// Whose goals the node takes.
     pub(crate) tenant: TenantId,
-    /// The kinds of agent.
-    pub(crate) kinds: BTreeSet<AgentKind>,
+    /// Who works here and with what.
+    pub(crate) roster: Roster,
     /// How many agents of each kind.
     pub(crate) population: Vec<Population>,
     /// Event streams that are open.

@@ -16,10 +16,8 @@ use super::intake::{self, taken};
 use super::problem::Problem;
 use crate::client::in_path;
 use crate::documents::{GoalDocument, goal_state};
+use crate::goal_check::GOAL_BYTES_MAX;
 use crate::view::RunView;
-
-/// The longest goal that is taken, in bytes: the partition takes no longer one.
-pub(super) const GOAL_BYTES_MAX: usize = 256 * 1024;
 
 /// How long a client may take for a goal.
 const BODY_WITHIN: Duration = Duration::from_secs(30);

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use kintsugi_events::Goal;
-use kintsugi_events::expect;
 use kintsugi_types::GoalId;
 use serde_json::{Map, Value};
 
 use super::api::Api;
 use super::problem::Problem;
+use crate::goal_check::{self, Refusal};
 
 /// Goals that are on their way into the log and not yet in the view, with their content. Bounded by the settings'
 /// `open_goals_max`.
@@ -86,49 +86,14 @@ pub(super) fn taken(id: &GoalId) -> Problem {
 pub(super) fn read(body: &[u8], api: &Api) -> Result<Goal, Problem> {
     let members: Map<String, Value> = serde_json::from_slice(body)
         .map_err(|error| Problem::invalid("", format_args!("the body is no JSON object: {error}")))?;
-    let goal: Goal = match serde_json::from_value(Value::Object(members.clone())) {
-        Ok(goal) => goal,
-        Err(error) => return Err(at_fault(&members, &error)),
-    };
-    if goal.text.trim().is_empty() {
-        return Err(Problem::invalid("text", "`text` is empty: say what is to be achieved"));
-    }
+    let refused = |refusal: Refusal| Problem::invalid(refusal.field, refusal.problem);
+    let goal = goal_check::read(&members).map_err(refused)?;
     if goal.tenant != api.tenant {
         return Err(Problem::invalid(
             "tenant",
             format_args!("this node works for the tenant `{}`: leave `tenant` out", api.tenant),
         ));
     }
-    if let Some(kind) = goal.kind.as_ref().filter(|kind| !api.kinds.contains(*kind)) {
-        let kinds: Vec<&str> = api.kinds.iter().map(AsRef::as_ref).collect();
-        let detail = format!("there is no kind of agent `{kind}`; there are {}", kinds.join(", "));
-        return Err(Problem::invalid("kind", detail));
-    }
-    if let Some(agent) = goal.agent.as_ref()
-        && !api.population.iter().any(|population| population.contains(agent))
-    {
-        return Err(Problem::invalid("agent", format_args!("there is no agent `{agent}`")));
-    }
-    if let Some(expectation) = &goal.expect {
-        expect::check(expectation).map_err(|error| Problem::invalid("expect", error))?;
-    }
+    api.roster.check(&goal).map_err(refused)?;
     Ok(goal)
-}
-
-/// Which member cannot be read: each is tried alone.
-fn at_fault(members: &Map<String, Value>, error: &serde_json::Error) -> Problem {
-    if !members.contains_key("text") {
-        return Problem::invalid("text", "`text` is missing: say what is to be achieved");
-    }
-    for (name, value) in members {
-        let mut alone = Map::new();
-        if name != "text" {
-            alone.insert("text".to_owned(), Value::String("text".to_owned()));
-        }
-        alone.insert(name.clone(), value.clone());
-        if let Err(error) = serde_json::from_value::<Goal>(Value::Object(alone)) {
-            return Problem::invalid(name.clone(), format_args!("`{name}` cannot be read: {error}"));
-        }
-    }
-    Problem::invalid("", format_args!("the goal cannot be read: {error}"))
 }

@@ -2,22 +2,30 @@
 
 use kintsugi_types::{AgentId, Score};
 
-use super::{document, entry, json_line, line, view};
+use super::view;
 use crate::cli::{AgentArguments, Format, Where};
 use crate::documents::{AgentDocument, last_seams};
 use crate::failure::Failure;
+use crate::terminal::{document, entry, json_line, line};
 use crate::view::{AgentView, RunView};
 
 pub(crate) fn list(place: &Where) -> Result<(), Failure> {
     let run = view(place)?;
+    if place.format == Format::Text {
+        line(&format!(
+            "{:<16} {:<10} {:<9} {:>6} {:>6} {:>6}  GOAL",
+            "AGENT", "STATE", "RESIDENCY", "HEALTH", "QUEUED", "ENDED"
+        ))?;
+    }
     for (id, agent) in &run.agents {
         match place.format {
             Format::Json => json_line(&AgentDocument::of(id, agent, &run))?,
             Format::Text => {
                 let health = agent.last_metric.as_ref().map_or(1.0, |metric| metric.health.get());
                 let goal = agent.current.as_ref().map_or("-", AsRef::as_ref);
+                let id = id.as_str();
                 line(&format!(
-                    "{id:<16} {:<10} {:<7} health {health:.2}  {} queued, {} ended  {goal}",
+                    "{id:<16} {:<10} {:<9} {health:>6.2} {:>6} {:>6}  {goal}",
                     agent.shown(),
                     if agent.has_load() { "-" } else { "dormant" },
                     agent.queued,

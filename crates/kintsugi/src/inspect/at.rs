@@ -8,10 +8,11 @@ use kintsugi_events::{Payload, Subject};
 use kintsugi_types::{AgentId, AgentKind, TenantId};
 use serde::Serialize;
 
-use super::{agents, document, entry, open};
+use super::{agents, open};
 use crate::cli::{Format, Where};
 use crate::documents::AgentDocument;
 use crate::failure::Failure;
+use crate::terminal::{document, entry};
 use crate::view::RunView;
 
 /// An agent as it was.

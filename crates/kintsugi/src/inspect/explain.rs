@@ -3,11 +3,12 @@
 use kintsugi_events::{Anomaly, Diagnosis, HealthState, Metric, Recovery};
 use kintsugi_types::Score;
 
-use super::{document, entry, view};
+use super::view;
 use crate::cli::{Format, Where};
 use crate::documents::{SeamDocument, metrics_by_place};
 use crate::failure::Failure;
 use crate::healing_metrics::severity_name;
+use crate::terminal::{document, entry};
 
 pub(crate) fn explain(id: &str, place: &Where) -> Result<(), Failure> {
     let run = view(place)?;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use kintsugi_eventlog::LogReader as _;
 
-use super::{line, open};
+use super::open;
 use crate::cli::WatchArguments;
 use crate::documents::cloud_event;
 use crate::failure::Failure;
 use crate::run_folder::only_embedded;
+use crate::terminal::line;
 
 /// How long to wait for news before looking again.
 const WAIT: Duration = Duration::from_secs(1);

@@ -115,7 +115,7 @@ fn a_damaged_log_is_found_and_named_and_left_as_it_is() {
     assert_eq!(std::fs::read(&segment).unwrap(), damaged);
 
     flip(&segment, middle);
-    assert_eq!(ask(path, &["goals", "list", "--data-dir", "data"]).done().lines().count(), 2);
+    assert_eq!(ask(path, &["goals", "list", "--data-dir", "data"]).done().lines().count(), 3);
     let resumed = said(&mut run(path, "2")).document();
     assert_eq!(resumed["resumed"], true);
     assert_eq!(resumed["goals"]["submitted"], 2);

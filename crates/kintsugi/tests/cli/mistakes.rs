@@ -51,7 +51,7 @@ impl Attempt {
         let mut command = kintsugi(&["run", "desk", "--data-dir", "data", "--quiet"]);
         command.args(&self.arguments).envs(self.variables.iter().copied()).current_dir(self.path());
         said(&mut command).is_refused(status, words);
-        assert!(!self.path().join("data/manifest.json").exists(), "a run was begun");
+        assert!(!self.path().join("data").exists(), "a refused start left its folder behind");
     }
 }
 
@@ -92,6 +92,59 @@ fn a_mistake_in_the_goals_is_told_with_file_and_line() {
 }
 
 #[test]
+fn a_goal_that_nobody_can_take_is_told_before_the_run() {
+    let goals = |text: &str, words: &[&str]| with(&[("goals.jsonl", text)]).is_refused(2, words);
+    let fine = "{\"text\":\"a\"}";
+    goals(
+        &format!("{fine}\n{{\"text\":\"a\",\"kind\":\"ehco\"}}\n"),
+        &["desk/goals.jsonl:2: there is no kind of agent `ehco`; there are echo; did you mean `echo`?"],
+    );
+    goals(
+        "{\"text\":\"a\",\"agent\":\"echo-1\"}\n{\"text\":\"a\",\"kind\":\"x\"}\n",
+        &[
+            "desk/goals.jsonl:1: there is no agent `echo-1`",
+            "did you mean `echo-0`?",
+            "1 more goals of the file",
+        ],
+    );
+    goals(&format!("{fine}\n{{\"text\":\" \"}}\n"), &["desk/goals.jsonl:2: `text` is empty"]);
+    goals(
+        &format!("{{\"text\":\"{}\"}}\n", "a".repeat(256 * 1024)),
+        &["desk/goals.jsonl:1: a goal has at most 262144 bytes"],
+    );
+    goals(
+        "{\"text\":\"a\",\"budget\":{\"stpes\":3}}\n",
+        &["desk/goals.jsonl:1: `budget.stpes`", "did you mean `steps`?"],
+    );
+    goals("{\"text\":\"a\",\"budget\":{\"usd\":-1}}\n", &["`budget.usd` is -1", "not be below 0"]);
+    goals("{\"text\":\"a\",\"urgency\":7}\n", &["goals.jsonl:1: `urgency` is 7", "in [0, 1]"]);
+}
+
+#[test]
+fn a_refused_start_leaves_nothing_behind() {
+    let attempt = with(&[("goals.jsonl", "{\"text\":\"a\",\"kind\":\"nobody\"}\n")]);
+    let content = || {
+        let entries = std::fs::read_dir(attempt.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    ask(attempt.path(), &["run", "desk"]).is_refused(2, &["no kind of agent `nobody`"]);
+    assert_eq!(content(), ["desk"]);
+    // What was there before stays.
+    std::fs::create_dir_all(attempt.path().join("mine/files")).unwrap();
+    std::fs::write(attempt.path().join("mine/files/note"), "mine").unwrap();
+    ask(attempt.path(), &["run", "desk", "--data-dir", "mine"]).is_refused(2, &["no kind of agent"]);
+    assert_eq!(content(), ["desk", "mine"]);
+    assert!(attempt.path().join("mine/files/note").is_file());
+    assert!(!attempt.path().join("mine/log").exists());
+    // Nor does a node leave anything.
+    std::fs::write(attempt.path().join("desk/agents/echo.toml"), "kind = 3\n").unwrap();
+    ask(attempt.path(), &["up", "desk", "--listen", "127.0.0.1:0"]).is_refused(2, &["echo.toml"]);
+    assert_eq!(content(), ["desk", "mine"]);
+}
+
+#[test]
 fn no_goals_at_all_are_refused() {
     with(&[])
         .flags(&["--goal-count", "0"])
@@ -122,16 +175,17 @@ fn a_mistake_in_the_settings_is_told_with_file_and_line() {
 #[test]
 fn a_setting_that_no_node_can_run_with_is_named() {
     let settings = |text: &str, words: &[&str]| with(&[("kintsugi.toml", text)]).is_refused(2, words);
-    settings("[node]\nslots = 0\n", &["`node.slots` is 0", "at least 1", "desk/kintsugi.toml"]);
+    settings("[node]\nslots = 0\n", &["desk/kintsugi.toml:2: ", "`node.slots` is 0", "at least 1"]);
     settings("[node]\ntool_threads = 0\n", &["`node.tool_threads` is 0", "KINTSUGI_NODE__TOOL_THREADS"]);
     settings("[node]\ntool_ms_max = 0\n", &["`node.tool_ms_max` is 0"]);
     settings("[model]\nlease_ms_max = 0\n", &["`model.lease_ms_max` is 0"]);
     settings("[model]\ntemperature = -0.5\n", &["`model.temperature` is -0.5", "not below 0"]);
     settings("[model]\ntop_p = 1.5\n", &["`model.top_p` is 1.5", "at most 1"]);
-    settings("[model]\ncontext_tokens = 0\n", &["context_tokens is 0"]);
+    settings("[model]\n\ncontext_tokens = 0\n", &["desk/kintsugi.toml:3: ", "context_tokens is 0"]);
+    settings("[healing]\nthresholds = { recovering = 0.1 }\n", &["desk/kintsugi.toml:2: "]);
     settings("[healing.thresholds]\nfailed = 0.5\n", &["`healing.thresholds.failed` is 0.5"]);
     settings("[prices]\nprompt_usd_per_million = -1.0\n", &["`prices.prompt_usd_per_million` is -1"]);
-    with(&[]).flags(&["--slots", "0"]).is_refused(2, &["`node.slots` is 0", "flag"]);
+    with(&[]).flags(&["--slots", "0"]).is_refused(2, &["flag --slots: ", "`node.slots` is 0"]);
 }
 
 #[test]
@@ -141,6 +195,10 @@ fn a_mistake_in_the_environment_is_told_with_the_variable() {
     variable("KINTSUGI_NODE__SLOTS", "many", &["KINTSUGI_NODE__SLOTS is \"many\"", "invalid type"]);
     variable("KINTSUGI_NOD__SLOTS", "3", &["KINTSUGI_NOD__SLOTS", "did you mean `node`?"]);
     variable("KINTSUGI_HEALING__THRESHOLDS__FAILED", "0.9", &["`healing.thresholds.failed` is 0.9"]);
+    variable("KINTSUGI_NODE__SLOTS", "0", &["variable KINTSUGI_NODE__SLOTS: ", "`node.slots` is 0"]);
+    variable("KINTSUGI_NODE_SLOTS", "3", &["KINTSUGI_NODE_SLOTS", "did you mean `KINTSUGI_NODE__SLOTS`?"]);
+    variable("KINTSUGI_HTTP_TOKNE", "x", &["KINTSUGI_HTTP_TOKNE", "did you mean `KINTSUGI_HTTP_TOKEN`?"]);
+    variable("KINTSUGI_FOO", "3", &["KINTSUGI_FOO", "--print-config"]);
     variable("KINTSUGI_LOG", "kintsugi=loud", &["KINTSUGI_LOG", "write levels such as"]);
 }
 
@@ -158,7 +216,18 @@ fn a_model_that_cannot_be_used_is_named() {
     cut.flags(&["--model", "cut.gguf"]).is_refused(3, &["cut.gguf is damaged", "fetch the file again"]);
     with(&[("kintsugi.toml", "[model]\nname = \"gone.gguf\"\n")]).is_refused(3, &["\"gone.gguf\""]);
     // The model is fine, the setting is not.
-    with(&[]).flags(&["--memory-budget", "1MiB"]).is_refused(2, &["1.0 MiB", "raise the budget to"]);
+    with(&[]).flags(&["--memory-budget", "1.5MiB"]).is_refused(2, &["1.5 MiB", "raise the budget to"]);
+}
+
+#[test]
+fn the_memory_budget_that_is_advised_is_enough() {
+    let attempt = with(&[]);
+    let arguments = ["run", "desk", "--data-dir", "data", "--quiet", "--memory-budget"];
+    let told = ask(attempt.path(), &join(&[&arguments, &["2.5MiB"]]));
+    told.is_refused(2, &["flag --memory-budget: "]);
+    let (_, advice) = told.err.split_once("(--memory-budget ").unwrap();
+    let advised = advice.trim_end().trim_end_matches(')');
+    assert!(ask(attempt.path(), &join(&[&arguments, &[advised]])).done().starts_with("1 goals"));
 }
 
 #[test]
@@ -269,9 +338,10 @@ fn data_that_was_mended_after_a_failed_start_is_taken_anew() {
     };
     make("CREATE TABLE wrods (word TEXT)");
     attempt.is_refused(2, &["desk/tools/look.toml: ", "no such table: words"]);
-    let copy = attempt.path().join("data/files/words.db");
-    assert!(copy.is_file(), "the start did not fail late");
     // As if the first start had been killed.
+    let copy = attempt.path().join("data/files/words.db");
+    std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+    std::fs::copy(attempt.path().join("desk/words.db"), &copy).unwrap();
     std::fs::write(copy.with_extension("db-wal"), "left over").unwrap();
     make("ALTER TABLE wrods RENAME TO words; INSERT INTO words VALUES ('mended')");
     let arguments = ["run", "desk", "--data-dir", "data", "--quiet", "--format", "json"];

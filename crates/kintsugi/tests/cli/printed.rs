@@ -17,9 +17,24 @@ const RESULT: [&str; 10] =
 const SCORES: [&str; 5] = ["coherence", "completeness", "latency", "memory", "consistency"];
 
 fn check_summary(told: &Value) {
-    has(told, &["run", "example", "seed", "resumed", "wall_s", "goals", "agents", "steps", "tool_calls"]);
+    has(
+        told,
+        &[
+            "run",
+            "data_dir",
+            "example",
+            "seed",
+            "resumed",
+            "wall_s",
+            "goals",
+            "agents",
+            "steps",
+            "tool_calls",
+        ],
+    );
     has(told, &["tokens", "healing", "health", "log", "memory"]);
     has(&told["goals"], &["submitted", "completed", "partial", "failed", "correct"]);
+    has(&told["goals"], &["refused", "judged", "reasons"]);
     has(&told["agents"], &["total", "idle", "running", "degraded", "recovering", "failed"]);
     has(&told["tokens"], &["prompt", "cached", "completion"]);
     let healing = &told["healing"];
@@ -42,11 +57,15 @@ fn a_finished_run_is_told_with_the_members_that_are_promised() {
     command.arg(example()).args(["--goal-count", "3", "--format", "json"]).current_dir(path);
     // Without --data-dir, and then without it below.
     let run = said(&mut command);
-    check_summary(&run.document());
+    let summary = run.document();
+    check_summary(&summary);
+    // Nothing was healed, so nothing took a time.
+    assert_eq!(summary["healing"]["seconds_to_heal"], serde_json::json!({"p50": null, "p99": null}));
     assert!(run.err.contains("running support-desk: 3 goals"), "{run:?}");
     assert!(!run.err.contains('\u{1b}'), "{run:?}");
 
-    let goals = ask(path, &["goals", "list", "--format", "json"]).lines();
+    let place = summary["data_dir"].as_str().unwrap();
+    let goals = ask(path, &["goals", "list", "--format", "json", "--data-dir", place]).lines();
     assert_eq!(goals.len(), 3);
     for goal in &goals {
         has(goal, &["id", "state", "kind", "agent", "text", "result"]);
@@ -69,8 +88,20 @@ fn a_finished_run_is_told_with_the_members_that_are_promised() {
 
     ask(path, &["goals", "show", "nobody"]).is_refused(2, &["no goal nobody", "`kintsugi goals list`"]);
     ask(path, &["agents", "show", "nobody"]).is_refused(2, &["agent nobody", "`kintsugi agents list`"]);
-    assert_eq!(ask(path, &["goals", "list"]).done().lines().count(), 3);
-    assert_eq!(ask(path, &["agents", "list"]).done().lines().count(), agents.len());
+    // Lists for people have headings.
+    let list = ask(path, &["goals", "list"]);
+    assert!(list.done().starts_with("GOAL "), "{list:?}");
+    assert_eq!(list.out.lines().count(), 1 + 3);
+    let list = ask(path, &["agents", "list"]);
+    assert!(list.done().starts_with("AGENT "), "{list:?}");
+    assert_eq!(list.out.lines().count(), 1 + agents.len());
+    // No seams are told as such, and not on stdout, where a program may count lines.
+    for more in [&[] as &[&str], &["--agent", "refunds-3"], &["--agent", "tool:refund"]] {
+        let none = ask(path, &join(&[&["seams"], more]));
+        assert_eq!((none.done(), none.err.contains("no seams")), ("", true), "{none:?}");
+    }
+    ask(path, &["seams", "--agent", "refunds-O"]).is_refused(2, &["refunds-O", "did you mean `refunds-"]);
+    ask(path, &["seams", "--agent", "tool:refun"]).is_refused(2, &["did you mean `tool:refund`?"]);
 }
 
 /// Appends one event to the log of the run in `folder`.
@@ -134,6 +165,8 @@ fn a_goal_and_an_agent_are_shown_for_people_unless_json_is_asked_for() {
          kind          support\n\
          agent         support-17\n\
          text          Hi, order 10482 never came …\n\
+         correct       -\n\
+         expected      intent: \"not_received\"\n\
          answer        Your order is on its way.\n\
          actions       lookup_order {\"order\":10482}: ok\n\
          work          3 steps in 1234 ms, 812 prompt tokens, 41 generated, 0.0004 USD\n\
@@ -223,8 +256,9 @@ fn a_seam_is_told_from_the_metric_to_the_outcome() {
     assert_eq!(phases, ["planned", "started", "completed"]);
 
     assert_eq!(ask(path, &join(&[&["seams", "--agent", "support-17"], &at])).lines(), seams);
-    assert!(ask(path, &join(&[&["seams", "--agent", "support-1"], &at])).lines().is_empty());
+    ask(path, &join(&[&["seams", "--agent", "support-1"], &at])).is_refused(2, &["mean `support-17`?"]);
     let text = ask(path, &["seams", "--data-dir", "."]);
+    assert!(text.done().starts_with("TIME "), "{text:?}");
     assert!(text.done().contains("retry_with_backoff completed in 180 ms, health 0.71 to 0.97"), "{text:?}");
 
     // In the middle of its work, with its last seams.

@@ -63,6 +63,14 @@ fn goals_are_published_to_a_running_node_and_into_the_log_of_one_that_is_down() 
         2,
         &["goals.jsonl:1", "is taken"],
     );
+    std::fs::write(&file, "{\"text\":\"x\",\"kind\":\"refundz\"}").unwrap();
+    refused(
+        &ask(&["goals", "publish", "goals.jsonl", "--data-dir", "data"]),
+        2,
+        &["goals.jsonl:1", "no kind of agent `refundz`", "did you mean `refunds`?"],
+    );
+    std::fs::write(&file, "{\"text\":\"x\",\"agent\":\"refunds-12\"}").unwrap();
+    refused(&ask(&["goals", "publish", "goals.jsonl", "--data-dir", "data"]), 2, &["no agent `refunds-12`"]);
     let node = Node::start(folder.path());
     let ids: Vec<String> =
         example_goals(4).iter().map(|goal| goal["id"].as_str().unwrap().to_owned()).collect();
@@ -117,6 +125,24 @@ fn an_agent_is_shown_as_it_was() {
 }
 
 #[test]
+fn an_agent_that_is_quarantined_is_brought_back() {
+    let folder = tempfile::tempdir().unwrap();
+    // As an earlier run of the node left it.
+    write_log(folder.path(), &["agent.created", "agent.quarantined"]);
+    let node = Node::start(folder.path());
+    let agent = node.get("/v1/agents/support-17").document();
+    assert_eq!((&agent["state"], &agent["quarantined"]), (&json!("failed"), &json!("every rung was tried")));
+    let url = node.url().to_owned();
+    let resume = || kintsugi(&["agents", "resume", "support-17", "--url", &url]).output().unwrap();
+    assert_eq!(done(&resume()), "support-17 is idle\n");
+    // It takes goals again, and there is nothing more to bring back.
+    let id = node.publish(&json!({"text": "where is my order?", "agent": "support-17"}));
+    node.wait_for(std::slice::from_ref(&id));
+    assert_eq!(node.get(&format!("/v1/goals/{id}")).document()["agent"], "support-17");
+    refused(&resume(), 2, &["support-17"]);
+}
+
+#[test]
 fn a_seam_is_explained_from_the_log_alone() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("data")).unwrap();
@@ -155,7 +181,7 @@ fn each_setting_is_shown_with_its_origin() {
         assert!(found["origin"].as_str().unwrap().ends_with(origin), "{found}");
     };
     check("node.slots", &json!(3), "--slots");
-    check("node.seed", &json!(7), "support-desk/kintsugi.toml");
+    check("node.seed", &json!(7), "support-desk/kintsugi.toml:6");
     check("node.tool_threads", &json!(2), "KINTSUGI_NODE__TOOL_THREADS");
     check("node.tool_ms_max", &json!(30_000), "default");
     check("http.listen", &json!("127.0.0.1:0"), "--listen");
@@ -180,7 +206,7 @@ fn a_model_is_told_with_what_it_needs() {
     );
     insta::assert_json_snapshot!("model", shape_but(&one, &["/quantization"]));
     let list = done(&kintsugi(&["models", "list"]).output().unwrap());
-    assert!(list.starts_with("kintsugi-nano"), "{list}");
+    assert!(list.starts_with("MODEL ") && list.contains("\nkintsugi-nano "), "{list}");
     refused(&kintsugi(&["models", "inspect", "nothing.gguf"]).output().unwrap(), 3, &["there is no model"]);
 }
 

@@ -18,11 +18,16 @@ pub(crate) fn write_log(folder: &Path, types: &[&str]) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../events/tests/fixtures");
     let source: Arc<str> = "/kintsugi/test".into();
     let mut append = Append::default();
+    let mut sequence = 0;
     for name in types {
         let data = std::fs::read(fixtures.join(format!("{name}.v1.json"))).unwrap();
         let payload = Payload::from_json(&format!("dev.kintsugi.{name}.v1"), &data).unwrap();
         let subject = "support-17".parse().unwrap();
-        let envelope = Envelope::new(&mut SystemIds, source.clone(), subject, SystemClock.now());
+        let mut envelope = Envelope::new(&mut SystemIds, source.clone(), subject, SystemClock.now());
+        if matches!(payload, Payload::Agent(_)) {
+            sequence += 1;
+            envelope.sequence = Some(sequence);
+        }
         append.records.push(NewRecord::from_event(&Event { envelope, payload }, 0).unwrap());
     }
     let log = EmbeddedLog::open(folder.join("data/log"), Options::default()).unwrap();

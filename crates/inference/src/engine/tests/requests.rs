@@ -85,9 +85,13 @@ fn a_budget_that_is_too_small_is_refused_with_the_numbers() {
         };
         assert_eq!(needed.0, weights.0 + scratch.0 + kv_least.0);
         let text = error.to_string();
-        for number in [weights, scratch, kv_least, needed] {
+        for number in [weights, scratch, kv_least] {
             assert!(text.contains(&number.to_string()), "{text}");
         }
+        assert!(text.contains(&format!("raise the budget to {} or", needed.as_setting())), "{text}");
+        let advised = needed.as_setting().parse().unwrap();
+        let engine = CandleEngine::load(&EngineConfig { memory_budget: advised, ..config(bytes.clone()) });
+        assert!(engine.is_ok(), "{advised} is not enough");
     }
     let plenty = CandleEngine::load(&config(bytes.clone())).unwrap().memory();
     let least = ByteCount(plenty.weights.0 + plenty.scratch.0 + plenty.kv_pool.0 / 8);
