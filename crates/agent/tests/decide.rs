@@ -6,14 +6,12 @@
 mod world;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use kintsugi_agent::{ActionOutcome, Command, Effect, Phase, ThinkOutcome, Turn};
+use kintsugi_agent::{Command, Effect, Phase, Turn};
 use kintsugi_events::{AgentEvent, GoalStatus, Payload, RecoveryAction, RecoveryPhase};
-use kintsugi_types::{ErrorTier, GoalId, TokenUsage};
+use kintsugi_types::GoalId;
 use proptest::prelude::*;
-use serde_json::json;
-use world::{World, completion, goal};
+use world::{World, goal};
 
 const ACTIONS: [RecoveryAction; 13] = [
     RecoveryAction::CacheRollback,

@@ -22,7 +22,7 @@ use kintsugi_types::{
 };
 use serde_json::json;
 
-pub fn config() -> KindConfig {
+pub(crate) fn config() -> KindConfig {
     let tool = |name: &str, safety| ToolSpec {
         name: ToolName::new(name).unwrap(),
         description: "does it".to_owned(),
@@ -47,13 +47,13 @@ pub fn config() -> KindConfig {
     }
 }
 
-pub fn goal(number: u8) -> Arc<Goal> {
+pub(crate) fn goal(number: u8) -> Arc<Goal> {
     let mut goal: Goal = serde_json::from_value(json!({"text": "do it"})).unwrap();
     goal.id = Some(GoalId::new(format!("goal-{number}")).unwrap());
     Arc::new(goal)
 }
 
-pub fn completion(text: String) -> Completion {
+pub(crate) fn completion(text: String) -> Completion {
     Completion {
         text,
         finish: FinishReason::Stop,
@@ -65,16 +65,16 @@ pub fn completion(text: String) -> Completion {
 }
 
 /// An agent with its clock, its ids and all that it ever emitted.
-pub struct World {
-    pub config: KindConfig,
-    pub state: AgentState,
-    pub now: Timestamp,
-    pub ids: SeededIds,
-    pub events: Vec<Event>,
+pub(crate) struct World {
+    pub(crate) config: KindConfig,
+    pub(crate) state: AgentState,
+    pub(crate) now: Timestamp,
+    pub(crate) ids: SeededIds,
+    pub(crate) events: Vec<Event>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let config = config();
         let agent = AgentId::new("clerk-0").unwrap();
         Self {
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Decides, and checks that the events fold to what was decided.
-    pub fn give(&mut self, command: Command) -> usize {
+    pub(crate) fn give(&mut self, command: Command) -> usize {
         self.now += TimeDelta::milliseconds(1);
         let context =
             Context { now: self.now, ids: &mut self.ids, config: &self.config, source: "/test".into() };
@@ -112,7 +112,7 @@ impl World {
     }
 
     /// The answer to what the agent waits for, chosen by `dice`; nothing where it waits for nothing.
-    pub fn answer(&mut self, dice: u8) -> Option<Command> {
+    pub(crate) fn answer(&mut self, dice: u8) -> Option<Command> {
         Some(match self.state.open_effect()? {
             Effect::Timer { at } => Command::TimerDue { at },
             Effect::Think { effect, attempt, .. } => {
@@ -152,14 +152,14 @@ impl World {
     }
 
     /// A plan for a loop that the step under way shows.
-    pub fn plan_for_loop(&mut self, action: RecoveryAction, health: f64) -> Command {
+    pub(crate) fn plan_for_loop(&mut self, action: RecoveryAction, health: f64) -> Command {
         let Command::Recover { mut plan, planned_at } = self.plan(action) else { panic!("no plan") };
         plan.fault_type = FaultType::Loop;
         plan.health_before = Some(Score::new(health));
         Command::Recover { plan, planned_at }
     }
 
-    pub fn phases(&self) -> Vec<RecoveryPhase> {
+    pub(crate) fn phases(&self) -> Vec<RecoveryPhase> {
         let recoveries = self.events.iter().filter_map(|event| match &event.payload {
             Payload::Recovery(recovery) => Some(recovery.phase),
             _ => None,
@@ -167,7 +167,7 @@ impl World {
         recoveries.collect()
     }
 
-    pub fn plan(&mut self, action: RecoveryAction) -> Command {
+    pub(crate) fn plan(&mut self, action: RecoveryAction) -> Command {
         let (goal, step) =
             self.state.run.as_ref().map_or((None, 0), |run| (Some(run.goal_id.clone()), run.step));
         Command::Recover {
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    pub fn results(&self) -> BTreeMap<GoalId, Vec<GoalStatus>> {
+    pub(crate) fn results(&self) -> BTreeMap<GoalId, Vec<GoalStatus>> {
         let mut results: BTreeMap<GoalId, Vec<GoalStatus>> = BTreeMap::new();
         for event in &self.events {
             if let Payload::Result(result) = &event.payload {
@@ -208,7 +208,7 @@ impl World {
     }
 
     /// The goals that went to other agents, as they went.
-    pub fn handed_over(&self) -> Vec<Goal> {
+    pub(crate) fn handed_over(&self) -> Vec<Goal> {
         let goals = self.events.iter().filter_map(|event| match &event.payload {
             Payload::Goal(goal) => Some((**goal).clone()),
             _ => None,
@@ -217,7 +217,7 @@ impl World {
     }
 
     /// Gives the answers that these dice choose, one after the other.
-    pub fn answer_all(&mut self, dice: &[u8]) {
+    pub(crate) fn answer_all(&mut self, dice: &[u8]) {
         for dice in dice {
             let answer = self.answer(*dice).unwrap();
             self.give(answer);
