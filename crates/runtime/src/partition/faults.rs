@@ -10,8 +10,9 @@ use kintsugi_events::{Envelope, Event, FaultEdge, FaultKind, Goal, InjectedFault
 use kintsugi_gpu_scheduler::{LeaseRequest, ThinkError};
 use kintsugi_tools::{ToolError, ToolOutput};
 use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds};
-use tracing::error;
+use tracing::{error, warn};
 
+use super::remembered::Remembered;
 use crate::context::NodeContext;
 use crate::publish::content_of;
 
@@ -57,8 +58,12 @@ impl Exposed {
             return Some(Strike { kind: FaultKind::StuckThought, delay: Duration::ZERO });
         }
         let kind = plan.strike(place, FaultEdge::Model)?;
-        // Who said nothing yet cannot repeat it.
-        let is_possible = kind != FaultKind::StuckThought || said_last(messages).is_some();
+        let is_possible = match kind {
+            // Who said nothing yet cannot repeat it.
+            FaultKind::StuckThought => said_last(messages).is_some(),
+            FaultKind::CorruptedMemory => observed_digits(messages) > 0,
+            _ => true,
+        };
         is_possible.then(|| self.tell(node, plan, kind))
     }
 
@@ -83,6 +88,20 @@ impl Exposed {
             Err(failure) => error!(%failure, "encode fault"),
         }
         Strike { kind, delay: plan.delay(self.place()) }
+    }
+
+    /// Alters one digit of what tools told before.
+    fn corrupt(&self, node: &Arc<NodeContext>, messages: &mut [Message]) {
+        let Some(plan) = node.config.chaos else { return };
+        let mut place = plan.among(self.place(), observed_digits(messages));
+        for message in messages.iter_mut().filter(|message| message.role == Role::Tool) {
+            let digits = injure::digits(&message.content);
+            if place < digits {
+                message.content = injure::with_another_digit(&message.content, place).into();
+                return;
+            }
+            place -= digits;
+        }
     }
 }
 
@@ -115,14 +134,22 @@ pub(super) async fn think(
     node: &Arc<NodeContext>,
     exposed: &Exposed,
     lease: LeaseRequest,
-    request: CompletionRequest,
+    mut request: CompletionRequest,
 ) -> Option<ThinkOutcome> {
+    // As the journal folds to them.
+    let remembered = Remembered::of(&request.messages);
     let strike = exposed.strike_model(node, &request.messages);
     let said = said_last(&request.messages).map(str::to_owned);
     match strike {
         Some(Strike { kind: FaultKind::SlowModel, delay }) => tokio::time::sleep(delay).await,
         Some(Strike { kind: FaultKind::EnginePanic, .. }) => node.scheduler.break_engine(),
+        Some(Strike { kind: FaultKind::CorruptedMemory, .. }) => exposed.corrupt(node, &mut request.messages),
         _ => {}
+    }
+    let differing = remembered.differing(&request.messages);
+    if differing > 0 {
+        let (agent, step) = (&exposed.agent, exposed.step);
+        warn!(%agent, step, differing, "the model is shown turns that differ from the agent's journal");
     }
     Some(match node.scheduler.think(lease, request).await {
         Ok(thought) => {
@@ -148,6 +175,12 @@ pub(super) async fn think(
         }
         Err(failure) => ThinkOutcome::Failed { tier: failure.tier(), error: failure.to_string() },
     })
+}
+
+/// How many digits tools told in these messages.
+fn observed_digits(messages: &[Message]) -> usize {
+    let observed = messages.iter().filter(|message| message.role == Role::Tool);
+    observed.map(|message| injure::digits(&message.content)).sum()
 }
 
 /// What the model said last.
