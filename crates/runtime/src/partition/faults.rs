@@ -1,7 +1,7 @@
 //! Faults on purpose, at the edges where real ones come in. Each is told in the log before it strikes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kintsugi_agent::ThinkOutcome;
 use kintsugi_chaos::{FaultPlan, Place, injure};
@@ -136,6 +136,7 @@ pub(super) async fn think(
     lease: LeaseRequest,
     mut request: CompletionRequest,
 ) -> Option<ThinkOutcome> {
+    let begun = Instant::now();
     // As the journal folds to them.
     let remembered = Remembered::of(&request.messages);
     let strike = exposed.strike_model(node, &request.messages);
@@ -154,6 +155,9 @@ pub(super) async fn think(
     Some(match node.scheduler.think(lease, request).await {
         Ok(thought) => {
             let mut completion = thought.completion;
+            // Whatever kept the answer on its way, but the queue, is slowness that the agent meets.
+            let wall_ms = begun.elapsed().as_secs_f64() * 1000.0;
+            completion.think_ms = (wall_ms - thought.queue_ms).max(0.0);
             match (strike.map(|strike| strike.kind), said) {
                 (Some(FaultKind::MalformedOutput), _) => {
                     completion.text = injure::broken_off(&completion.text);
