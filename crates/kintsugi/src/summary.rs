@@ -8,13 +8,13 @@ use kintsugi_events::{GoalStatus, RecoveryAction, RecoveryPhase};
 use kintsugi_gpu_scheduler::SchedulerStats;
 use kintsugi_tools::Registry;
 use kintsugi_types::{TokenUsage, ToolName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::{Explain, Failure};
 use crate::run_folder::Manifest;
 use crate::view::{RunView, SeamView};
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct GoalCounts {
     pub(crate) submitted: usize,
     pub(crate) completed: usize,
@@ -25,7 +25,7 @@ pub(crate) struct GoalCounts {
     pub(crate) judged: usize,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct AgentCounts {
     pub(crate) total: u32,
     pub(crate) idle: u32,
@@ -43,8 +43,8 @@ pub(crate) struct Tried {
 
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Percentiles {
-    p50: f64,
-    p99: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -260,9 +260,7 @@ fn tell_healing(view: &RunView) -> Healing {
             seconds.extend(seconds_to_heal(view, seam));
         }
     }
-    seconds.sort_by(f64::total_cmp);
-    healing.seconds_to_heal =
-        Percentiles { p50: percentile(&seconds, 0.50), p99: percentile(&seconds, 0.99) };
+    healing.seconds_to_heal = percentiles(seconds);
     healing
 }
 
@@ -273,6 +271,12 @@ fn seconds_to_heal(view: &RunView, seam: &SeamView) -> Option<f64> {
     let found_at =
         diagnosis.anomalies.iter().filter_map(|id| view.anomalies.get(id)).map(|(time, _)| *time).min()?;
     Some(healed_at.signed_duration_since(found_at).as_seconds_f64())
+}
+
+/// The nearest-rank percentiles; 0 of none.
+pub(crate) fn percentiles(mut values: Vec<f64>) -> Percentiles {
+    values.sort_by(f64::total_cmp);
+    Percentiles { p50: percentile(&values, 0.50), p99: percentile(&values, 0.99) }
 }
 
 /// The nearest-rank percentile of sorted values; 0 of none.
