@@ -70,8 +70,8 @@ fn a_run_that_is_killed_is_counted_and_the_suite_goes_on() {
     let mut command = suite(folder.path(), 24, &[]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let events = || {
-        let [suite] = kept(folder.path()).try_into().ok()?;
-        Some(ReadOnlyLog::open(PathBuf::from(suite).join("seed-1/log")).ok()?.end_lsn().0)
+        let suites = kept(folder.path());
+        Some(ReadOnlyLog::open(suites.first()?.join("seed-1/log")).ok()?.end_lsn().0)
     };
     while events().is_none_or(|events| events < EVENTS_BEFORE_KILL) {
         assert!(child.try_wait().unwrap().is_none(), "the suite ended before its run could be killed");
