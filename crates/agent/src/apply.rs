@@ -222,6 +222,7 @@ impl Run {
         self.phase = Phase::Ready;
         self.tokens += thought.tokens;
         self.so_far.tokens += thought.tokens;
+        self.so_far.contradictions += thought.contradictions;
         self.so_far.confidence = thought.confidence;
         self.so_far.queue_ms += thought.queue_ms;
         self.so_far.think_ms += thought.think_ms;

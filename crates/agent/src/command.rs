@@ -19,6 +19,8 @@ pub enum ThinkOutcome {
         completion: Completion,
         /// Waiting for a lease, in milliseconds.
         queue_ms: f64,
+        /// How many messages of the prompt were not those of the agent's state.
+        contradictions: u32,
     },
     /// It did not.
     Failed {

@@ -113,6 +113,8 @@ pub struct StepSoFar {
     pub confidence: Score,
     /// Tokens of this step.
     pub tokens: TokenUsage,
+    /// Messages of its prompts that were not those of the state.
+    pub contradictions: u32,
     /// Waiting for a lease, in milliseconds.
     pub queue_ms: f64,
     /// Inference, in milliseconds.

@@ -4,7 +4,7 @@
 
 mod world;
 
-use kintsugi_agent::{Command, Turn};
+use kintsugi_agent::{Command, Phase, ThinkOutcome, Turn};
 use kintsugi_events::{Budget, HealthState, Payload, Recovery, RecoveryAction, RecoveryPhase};
 use world::{World, goal};
 
@@ -99,6 +99,23 @@ fn an_agent_that_is_given_up_hands_its_goals_on_and_waits_for_a_person() {
     assert!(!world.state.has_load());
     world.give(Command::Resume { by: "test".to_owned() });
     assert_eq!(world.state.health_state, HealthState::Healthy);
+}
+
+#[test]
+fn an_answer_to_another_conversation_is_not_acted_on() {
+    let mut world = World::new();
+    world.give(Command::AcceptGoal { goal: goal(1) });
+    world.give(Command::StartGoal { seed: 7 });
+    let Some(Command::ThinkDone { effect, attempt, outcome }) = world.answer(4) else { panic!("no thought") };
+    let ThinkOutcome::Answered { completion, queue_ms, .. } = outcome else { panic!("{outcome:?}") };
+    let outcome = ThinkOutcome::Answered { completion, queue_ms, contradictions: 1 };
+    world.give(Command::ThinkDone { effect, attempt, outcome });
+    let run = world.state.run.as_ref().unwrap();
+    assert!(matches!(run.phase, Phase::Parked { .. }) && run.turns.is_empty(), "{run:?}");
+    let plan = world.plan(RecoveryAction::Retry);
+    world.give(plan);
+    world.answer_all(&[3]);
+    assert_eq!(world.results().len(), 1);
 }
 
 #[test]

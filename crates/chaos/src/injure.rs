@@ -48,6 +48,22 @@ pub fn with_invented_tool(output: &str) -> String {
     }
 }
 
+/// How many digits a text has that [`with_another_digit`] may change.
+pub fn digits(text: &str) -> usize {
+    text.bytes().filter(u8::is_ascii_digit).count()
+}
+
+/// A text whose digit number `place`, from 0, is another: 0 for 9, 1 for 8 and so on. As it is where there is none.
+pub fn with_another_digit(text: &str, place: usize) -> String {
+    let mut before = 0;
+    let mut alter = |letter: char| {
+        let digit = letter.to_digit(10)?;
+        before += 1;
+        if before == place + 1 { char::from_digit(9 - digit, 10) } else { None }
+    };
+    text.chars().map(|letter| alter(letter).unwrap_or(letter)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +75,18 @@ mod tests {
         let invented: Value = serde_json::from_str(&with_invented_tool(output)).unwrap();
         assert_eq!(invented.get("action"), Some(&Value::from(INVENTED_TOOL)));
         assert!(bloated("x").len() > NOISE_BYTES);
+    }
+
+    #[test]
+    fn one_digit_and_nothing_else_becomes_another() {
+        let text = r#"{"ordér":10482,"total":59.95}"#;
+        assert_eq!(digits(text), 9);
+        assert_eq!(with_another_digit(text, 0), r#"{"ordér":80482,"total":59.95}"#);
+        assert_eq!(with_another_digit(text, 8), r#"{"ordér":10482,"total":59.94}"#);
+        assert_eq!(with_another_digit(text, 9), text);
+        for place in 0..9 {
+            let altered = with_another_digit(text, place);
+            assert_eq!(text.chars().zip(altered.chars()).filter(|(was, is)| was != is).count(), 1);
+        }
     }
 }

@@ -36,6 +36,7 @@ enum Draw {
     Delay = 3,
     StrikesAgain = 4,
     KindAgain = 5,
+    Among = 6,
 }
 
 impl FaultPlan {
@@ -62,6 +63,17 @@ impl FaultPlan {
     /// How long a slow tool or model keeps an agent waiting at `place`.
     pub fn delay(&self, place: Place) -> Duration {
         Duration::from_secs_f64((DELAY_MS_MIN + DELAY_MS_SPREAD * self.chance(place, Draw::Delay)) / 1000.0)
+    }
+
+    /// Which of `count` things a fault at `place` strikes, from 0; 0 where there is none.
+    pub fn among(&self, place: Place, count: usize) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a count is one of it"
+        )]
+        let drawn = (self.chance(place, Draw::Among) * count as f64) as usize;
+        drawn.min(count.saturating_sub(1))
     }
 
     /// A number in [0, 1) for one draw of a place (`SplitMix64`, Steele, Lea, Flood 2014, over each part in turn).
@@ -122,6 +134,14 @@ mod tests {
         };
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
+    }
+
+    #[test]
+    fn each_of_several_things_is_struck_at_some_place() {
+        let plan = FaultPlan::new(1.0, 5);
+        let struck: std::collections::BTreeSet<usize> = places().map(|place| plan.among(place, 7)).collect();
+        assert_eq!(struck, (0..7).collect());
+        assert_eq!(plan.among(Place { goal: 1, step: 1, attempt: 1 }, 0), 0);
     }
 
     #[test]

@@ -100,6 +100,15 @@ fn find(anomaly: &Anomaly, earlier: usize) -> Finding {
             recoverable: true,
             confidence: 0.95,
         },
+        AnomalyKind::StateDrift => Finding {
+            fault: FaultType::StateDrift,
+            severity,
+            cause: format!("{} messages that the model was shown are not the agent's", anomaly.value),
+            // The next prompt is folded anew.
+            action: RecoveryAction::Retry,
+            recoverable: true,
+            confidence: 0.95,
+        },
         AnomalyKind::LowConfidence => low_confidence(anomaly, earlier),
         AnomalyKind::LowCoherence => Finding {
             fault: FaultType::QualityDegradation,

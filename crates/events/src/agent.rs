@@ -58,9 +58,17 @@ pub struct ThoughtRecord {
     pub queue_ms: f64,
     /// Inference, in milliseconds.
     pub think_ms: f64,
+    /// How many messages of the prompt were not those that the journal folds to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub contradictions: u32,
     /// Why the output is no action; missing where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub malformed: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it in so")]
+pub(crate) const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it in so")]
@@ -128,6 +136,8 @@ pub enum ParkReason {
     ToolFailed,
     /// The model's output could not be read.
     MalformedOutput,
+    /// The model was shown another conversation than the agent's.
+    StateDrift,
     /// The inference failed.
     ThinkFailed,
     /// Health fell below the threshold.

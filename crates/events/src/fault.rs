@@ -74,6 +74,8 @@ fault_kinds! {
     SlowModel = "slow_model", Model;
     /// The engine panics in the middle of an inference.
     EnginePanic = "engine_panic", Model;
+    /// A number that a tool told the agent before is another when the model is asked; the journal stays right.
+    CorruptedMemory = "corrupted_memory", Model;
 }
 
 /// A fault that was injected, so that it can be followed to what became of it. No stage reads it.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::agent::HealthState;
+use crate::agent::{HealthState, is_zero};
 use crate::envelope::Subject;
 
 /// The five parts of an agent's health after a step. A part that could not be measured is missing.
@@ -117,6 +117,9 @@ pub struct Metric {
     /// Whether the same call was made before in this goal.
     #[serde(default)]
     pub repeated_call: bool,
+    /// How many messages of the prompt were not those that the journal folds to.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub contradictions: u32,
     /// What the goal ran out of, where that keeps the next step from being begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent: Option<Budget>,
@@ -155,6 +158,8 @@ pub enum AnomalyKind {
     Loop,
     /// The model's output could not be read.
     MalformedOutput,
+    /// What the model was shown is not what the agent remembers.
+    StateDrift,
     /// The context is nearly full.
     ContextPressure,
     /// A budget is spent.
@@ -177,6 +182,7 @@ impl AnomalyKind {
             Self::HighTokens => "high_tokens",
             Self::Loop => "loop",
             Self::MalformedOutput => "malformed_output",
+            Self::StateDrift => "state_drift",
             Self::ContextPressure => "context_pressure",
             Self::BudgetSpent => "budget_spent",
             Self::LowHealth => "low_health",

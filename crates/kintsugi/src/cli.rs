@@ -32,6 +32,8 @@ pub(crate) enum Command {
     /// GGUF files: what they are, and what they need in memory
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Break an example on purpose, again and again, and tell what became of each fault
+    Chaos(ChaosArguments),
     /// What is missing on this machine, and the command that mends it
     Doctor(DoctorArguments),
     /// Completions for a shell, to stdout
@@ -284,6 +286,36 @@ pub(crate) struct WatchArguments {
     /// The run's folder; without it the newest run below .kintsugi
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChaosArguments {
+    /// The example's folder
+    pub(crate) dir: PathBuf,
+    /// How many runs with faults, each with the next seed; one without comes first
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) runs: u64,
+    /// Breaks a step with this probability, in [0, 1]
+    #[arg(long, value_name = "P", default_value_t = 0.2, value_parser = probability)]
+    pub(crate) chaos: f64,
+    /// Seed of the first run
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How many goals: the first of the example's, or all over again with new ids
+    #[arg(long, value_name = "N")]
+    pub(crate) goal_count: Option<usize>,
+    /// How much the system may do by itself
+    #[arg(long, value_enum, default_value = "act")]
+    pub(crate) mode: ModeArgument,
+    /// Run each seed in this mode as well, and compare
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) compare: Option<ModeArgument>,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Keep the runs, to be looked at
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! The `kintsugi` command: settings in, a node or a look at one, a document or lines out.
 
+mod chaos;
 mod cli;
 mod client;
 mod completions;
@@ -75,6 +76,7 @@ fn command() -> ExitCode {
         Command::Watch(arguments) => inspect::watch::watch(&arguments),
         Command::Models(ModelsCommand::List(arguments)) => models::list(&arguments),
         Command::Models(ModelsCommand::Inspect(arguments)) => models::inspect(&arguments),
+        Command::Chaos(arguments) => chaos::chaos(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Completions(arguments) => completions::write(&arguments),
     });

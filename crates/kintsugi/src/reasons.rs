@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kintsugi_events::GoalStatus;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::view::RunView;
 
@@ -14,10 +14,10 @@ const REASONS_MAX: usize = 3;
 const ID_DIGITS: usize = 32;
 
 /// A reason, and how many goals it stopped.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reason {
     /// `partial`, `failed` or `refused`.
-    pub(crate) status: &'static str,
+    pub(crate) status: String,
     /// In words, without the ids that differ from goal to goal.
     #[serde(rename = "reason")]
     pub(crate) words: String,
@@ -37,8 +37,10 @@ pub(crate) fn commonest(view: &RunView) -> Vec<Reason> {
         let reason = without_ids(reason.unwrap_or("no reason given"));
         *counts.entry((status, reason)).or_default() += 1;
     }
-    let mut reasons: Vec<Reason> =
-        counts.into_iter().map(|((status, words), count)| Reason { status, words, count }).collect();
+    let mut reasons: Vec<Reason> = counts
+        .into_iter()
+        .map(|((status, words), count)| Reason { status: status.to_owned(), words, count })
+        .collect();
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.count));
     reasons.truncate(REASONS_MAX);
     reasons

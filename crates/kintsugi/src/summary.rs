@@ -8,7 +8,7 @@ use kintsugi_events::{GoalStatus, RecoveryAction, RecoveryPhase};
 use kintsugi_gpu_scheduler::{SchedulerStats, Times};
 use kintsugi_tools::Registry;
 use kintsugi_types::{ByteCount, TokenUsage, ToolName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::Format;
 use crate::failure::Failure;
@@ -21,7 +21,7 @@ use crate::view::{RunView, SeamView};
 /// How much of a reason is shown to people.
 const REASON_CHARS: usize = 160;
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct GoalCounts {
     pub(crate) submitted: usize,
     pub(crate) completed: usize,
@@ -36,7 +36,7 @@ pub(crate) struct GoalCounts {
     reasons: Vec<Reason>,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct AgentCounts {
     pub(crate) total: u32,
     pub(crate) idle: u32,
@@ -55,8 +55,8 @@ pub(crate) struct Tried {
 /// Nothing where nothing was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Percentiles {
-    p50: Option<f64>,
-    p99: Option<f64>,
+    pub(crate) p50: Option<f64>,
+    pub(crate) p99: Option<f64>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -357,9 +357,7 @@ fn tell_healing(view: &RunView) -> Healing {
             seconds.extend(seconds_to_heal(view, seam));
         }
     }
-    seconds.sort_by(f64::total_cmp);
-    healing.seconds_to_heal =
-        Percentiles { p50: percentile(&seconds, 0.50), p99: percentile(&seconds, 0.99) };
+    healing.seconds_to_heal = percentiles(seconds);
     healing
 }
 
@@ -372,7 +370,13 @@ fn seconds_to_heal(view: &RunView, seam: &SeamView) -> Option<f64> {
     Some(healed_at.signed_duration_since(found_at).as_seconds_f64())
 }
 
-/// The nearest-rank percentile of sorted values.
+/// The nearest-rank percentiles; nothing of none.
+pub(crate) fn percentiles(mut values: Vec<f64>) -> Percentiles {
+    values.sort_by(f64::total_cmp);
+    Percentiles { p50: percentile(&values, 0.50), p99: percentile(&values, 0.99) }
+}
+
+/// The nearest-rank percentile of sorted values; nothing of none.
 fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
     #[expect(
         clippy::cast_possible_truncation,

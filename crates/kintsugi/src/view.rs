@@ -129,22 +129,8 @@ impl RunView {
     /// Reads the whole log.
     pub(crate) fn read(log: &dyn LogReader) -> Result<Self, Failure> {
         let mut view = Self::default();
-        let mut refused = None;
-        let from: Lsn = log.start_lsn();
-        log.replay(from, &mut |record| match record.to_event() {
-            Ok(event) => {
-                view.take(event, record.offset);
-                ControlFlow::Continue(())
-            }
-            Err(failure) => {
-                refused = Some(Failure::outside(format_args!(
-                    "{} offset {}: {failure}",
-                    record.topic, record.offset
-                )));
-                ControlFlow::Break(())
-            }
-        })?;
-        refused.map_or(Ok(view), Err)
+        for_each_event(log, &mut |event, offset| view.take(event, offset))?;
+        Ok(view)
     }
 
     /// Reads what the log says of one goal.
@@ -356,6 +342,24 @@ impl RunView {
             _ => {}
         }
     }
+}
+
+/// Hands every event of the log to `take`, in order, with its place in its topic.
+pub(crate) fn for_each_event(log: &dyn LogReader, take: &mut dyn FnMut(Event, u64)) -> Result<(), Failure> {
+    let mut refused = None;
+    let from: Lsn = log.start_lsn();
+    log.replay(from, &mut |record| match record.to_event() {
+        Ok(event) => {
+            take(event, record.offset);
+            ControlFlow::Continue(())
+        }
+        Err(failure) => {
+            refused =
+                Some(Failure::outside(format_args!("{} offset {}: {failure}", record.topic, record.offset)));
+            ControlFlow::Break(())
+        }
+    })?;
+    refused.map_or(Ok(()), Err)
 }
 
 /// Notes the newest, where something has to go to keep `kept` of them; returns what goes.

@@ -142,7 +142,7 @@ fn help_names_the_commands_that_are_promised() {
             "doctor",
             "completions",
         ],
-        &["topics", "chaos"],
+        &["topics"],
     );
     check(&["goals", "--help"], &["publish", "list", "show"], &[]);
     check(&["agents", "--help"], &["list", "show", "resume"], &[]);
@@ -201,6 +201,7 @@ fn help_names_the_flags_that_are_promised() {
     check(&["agents", "show"], &["--data-dir", "--format", "--at"], &[]);
     check(&["seams"], &["--agent", "--explain", "--data-dir", "--format"], &[]);
     check(&["watch"], &["--from-beginning", "--until-end", "--log", "--data-dir"], &[]);
+    check(&["chaos"], &["--runs", "--chaos", "--seed", "--goal-count", "--mode", "--format", "--keep"], &[]);
     check(&["doctor"], &["--format"], &[]);
 }
 

@@ -210,7 +210,16 @@ impl Report<'_> {
     }
 
     fn malformed(&mut self, window: &AgentWindow) {
-        if self.metric.malformed {
+        let contradictions = self.metric.contradictions;
+        if self.metric.malformed && contradictions > 0 {
+            let deviation = Deviation {
+                name: "contradictions",
+                value: f64::from(contradictions),
+                baseline: 0.0,
+                window: window.malformed,
+            };
+            self.tell(AnomalyKind::StateDrift, Severity::Medium, &deviation);
+        } else if self.metric.malformed {
             let severity = if window.malformed < 3 { Severity::Medium } else { Severity::High };
             let deviation =
                 Deviation { name: "malformed", value: 1.0, baseline: 0.0, window: window.malformed };

@@ -27,6 +27,7 @@ fn step(agent: &str, number: u32) -> Metric {
         tool: Some(call(None)),
         malformed: false,
         repeated_call: false,
+        contradictions: 0,
         spent: None,
         sequence: u64::from(number) * 10,
     }
@@ -283,6 +284,15 @@ fn a_slow_call_is_told_once_it_is_known_how_long_calls_take() {
     };
     check(&slow(60), &["a high_latency Low"]);
     check(&slow(20), &[]);
+}
+
+#[test]
+fn a_prompt_that_is_not_what_the_agent_remembers_is_drift_and_no_malformed_output() {
+    let drifted = with(|metric| {
+        metric.malformed = true;
+        metric.contradictions = 1;
+    });
+    check(&[drifted], &["a state_drift Medium"]);
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl Decider<'_> {
                 step_ms_average: self.state.step_ms_average,
                 context_ratio,
                 confidence: (!malformed).then_some(run.so_far.confidence),
-                contradictions: None,
+                contradictions: (run.so_far.contradictions > 0).then_some(run.so_far.contradictions),
             },
             &self.context.config.thresholds,
         );
@@ -166,6 +166,7 @@ impl Decider<'_> {
             tool,
             malformed,
             repeated_call,
+            contradictions: run.so_far.contradictions,
             spent: None,
             sequence: self.state.sequence,
         })

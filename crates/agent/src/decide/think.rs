@@ -35,15 +35,21 @@ impl Decider<'_> {
             return;
         }
         match outcome {
-            ThinkOutcome::Answered { completion, queue_ms } => self.answered(effect, completion, queue_ms),
+            ThinkOutcome::Answered { completion, queue_ms, contradictions } => {
+                self.answered(effect, completion, queue_ms, contradictions);
+            }
             ThinkOutcome::TooLong { error } => self.overflowed(effect, attempt, error),
             ThinkOutcome::Failed { tier, error } => self.think_failed(effect, attempt, tier, &error),
         }
     }
 
-    fn answered(&mut self, effect: EffectId, completion: Completion, queue_ms: f64) {
+    fn answered(&mut self, effect: EffectId, completion: Completion, queue_ms: f64, contradictions: u32) {
         let Some(step) = self.state.run.as_ref().map(|run| run.step) else { return };
-        let read = if completion.finish == FinishReason::Length {
+        let read = if contradictions > 0 {
+            // Whatever it says, it says of another conversation.
+            let reason = format!("answers a prompt of which {contradictions} messages are not the agent's");
+            Err(DecisionError::Malformed { reason })
+        } else if completion.finish == FinishReason::Length {
             Err(DecisionError::Malformed { reason: "was cut at the token limit".to_owned() })
         } else {
             read_decision(&completion.text, &self.context.config.tools)
@@ -61,6 +67,7 @@ impl Decider<'_> {
             tokens: completion.usage,
             queue_ms,
             think_ms: completion.think_ms,
+            contradictions,
             malformed: malformed.clone(),
         }));
         match action {
@@ -74,7 +81,7 @@ impl Decider<'_> {
                 self.close_recovery_as_failed("the output could not be read again");
                 self.measure_red_step(None, true);
                 self.park_or_give_up(
-                    ParkReason::MalformedOutput,
+                    if contradictions > 0 { ParkReason::StateDrift } else { ParkReason::MalformedOutput },
                     error,
                     self.state.run.as_ref().map_or(0, |run| run.malformed_in_row),
                 );

@@ -126,15 +126,24 @@ impl World {
                     2 => ThinkOutcome::Answered {
                         completion: completion("nonsense".to_owned()),
                         queue_ms: 0.0,
+                        contradictions: 0,
                     },
                     3 => {
                         let text = decision_text("done", &Action::Finish { answer: "yes".to_owned() });
-                        ThinkOutcome::Answered { completion: completion(text), queue_ms: 0.0 }
+                        ThinkOutcome::Answered {
+                            completion: completion(text),
+                            queue_ms: 0.0,
+                            contradictions: 0,
+                        }
                     }
                     other => {
                         let tool = ["look", "pay", "book", "book"][usize::from(other - 4)];
                         let text = decision_text("go on", &call(tool));
-                        ThinkOutcome::Answered { completion: completion(text), queue_ms: 0.0 }
+                        ThinkOutcome::Answered {
+                            completion: completion(text),
+                            queue_ms: 0.0,
+                            contradictions: 0,
+                        }
                     }
                 };
                 Command::ThinkDone { effect, attempt, outcome }

@@ -1,7 +1,7 @@
 //! Faults on purpose, at the edges where real ones come in. Each is told in the log before it strikes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kintsugi_agent::ThinkOutcome;
 use kintsugi_chaos::{FaultPlan, Place, injure};
@@ -10,8 +10,9 @@ use kintsugi_events::{Envelope, Event, FaultEdge, FaultKind, Goal, InjectedFault
 use kintsugi_gpu_scheduler::{LeaseRequest, ThinkError};
 use kintsugi_tools::{ToolError, ToolOutput};
 use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds};
-use tracing::error;
+use tracing::{error, warn};
 
+use super::remembered::Remembered;
 use crate::context::NodeContext;
 use crate::publish::content_of;
 
@@ -57,8 +58,12 @@ impl Exposed {
             return Some(Strike { kind: FaultKind::StuckThought, delay: Duration::ZERO });
         }
         let kind = plan.strike(place, FaultEdge::Model)?;
-        // Who said nothing yet cannot repeat it.
-        let is_possible = kind != FaultKind::StuckThought || said_last(messages).is_some();
+        let is_possible = match kind {
+            // Who said nothing yet cannot repeat it.
+            FaultKind::StuckThought => said_last(messages).is_some(),
+            FaultKind::CorruptedMemory => observed_digits(messages) > 0,
+            _ => true,
+        };
         is_possible.then(|| self.tell(node, plan, kind))
     }
 
@@ -83,6 +88,20 @@ impl Exposed {
             Err(failure) => error!(%failure, "encode fault"),
         }
         Strike { kind, delay: plan.delay(self.place()) }
+    }
+
+    /// Alters one digit of what tools told before.
+    fn corrupt(&self, node: &Arc<NodeContext>, messages: &mut [Message]) {
+        let Some(plan) = node.config.chaos else { return };
+        let mut place = plan.among(self.place(), observed_digits(messages));
+        for message in messages.iter_mut().filter(|message| message.role == Role::Tool) {
+            let digits = injure::digits(&message.content);
+            if place < digits {
+                message.content = injure::with_another_digit(&message.content, place).into();
+                return;
+            }
+            place -= digits;
+        }
     }
 }
 
@@ -115,18 +134,31 @@ pub(super) async fn think(
     node: &Arc<NodeContext>,
     exposed: &Exposed,
     lease: LeaseRequest,
-    request: CompletionRequest,
+    mut request: CompletionRequest,
 ) -> Option<ThinkOutcome> {
+    let begun = Instant::now();
+    // As the journal folds to them.
+    let remembered = Remembered::of(&request.messages);
     let strike = exposed.strike_model(node, &request.messages);
     let said = said_last(&request.messages).map(str::to_owned);
     match strike {
         Some(Strike { kind: FaultKind::SlowModel, delay }) => tokio::time::sleep(delay).await,
         Some(Strike { kind: FaultKind::EnginePanic, .. }) => node.scheduler.break_engine(),
+        Some(Strike { kind: FaultKind::CorruptedMemory, .. }) => exposed.corrupt(node, &mut request.messages),
         _ => {}
+    }
+    let differing = remembered.differing(&request.messages);
+    let contradictions = u32::try_from(differing).unwrap_or(u32::MAX);
+    if differing > 0 {
+        let (agent, step) = (&exposed.agent, exposed.step);
+        warn!(%agent, step, differing, "the model is shown turns that differ from the agent's journal");
     }
     Some(match node.scheduler.think(lease, request).await {
         Ok(thought) => {
             let mut completion = thought.completion;
+            // Whatever kept the answer on its way, but the queue, is slowness that the agent meets.
+            let wall_ms = begun.elapsed().as_secs_f64() * 1000.0;
+            completion.think_ms = (wall_ms - thought.queue_ms).max(0.0);
             match (strike.map(|strike| strike.kind), said) {
                 (Some(FaultKind::MalformedOutput), _) => {
                     completion.text = injure::broken_off(&completion.text);
@@ -137,7 +169,7 @@ pub(super) async fn think(
                 (Some(FaultKind::StuckThought), Some(said)) => completion.text = said,
                 _ => {}
             }
-            ThinkOutcome::Answered { completion, queue_ms: thought.queue_ms }
+            ThinkOutcome::Answered { completion, queue_ms: thought.queue_ms, contradictions }
         }
         Err(failure @ ThinkError::TooLong { .. }) => ThinkOutcome::TooLong { error: failure.to_string() },
         Err(ThinkError::Stopped) => {
@@ -148,6 +180,12 @@ pub(super) async fn think(
         }
         Err(failure) => ThinkOutcome::Failed { tier: failure.tier(), error: failure.to_string() },
     })
+}
+
+/// How many digits tools told in these messages.
+fn observed_digits(messages: &[Message]) -> usize {
+    let observed = messages.iter().filter(|message| message.role == Role::Tool);
+    observed.map(|message| injure::digits(&message.content)).sum()
 }
 
 /// What the model said last.

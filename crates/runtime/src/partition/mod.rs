@@ -12,6 +12,7 @@ mod faults;
 mod gates;
 mod goals;
 mod recoveries;
+mod remembered;
 mod slot;
 mod supervise;
 mod tracker;
