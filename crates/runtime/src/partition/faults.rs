@@ -10,7 +10,7 @@ use kintsugi_events::{Envelope, Event, FaultEdge, FaultKind, Goal, InjectedFault
 use kintsugi_gpu_scheduler::{LeaseRequest, ThinkError};
 use kintsugi_tools::{ToolError, ToolOutput};
 use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds};
-use tracing::{error, warn};
+use tracing::{debug, error};
 
 use super::remembered::Remembered;
 use crate::context::NodeContext;
@@ -151,7 +151,7 @@ pub(super) async fn think(
     let contradictions = u32::try_from(differing).unwrap_or(u32::MAX);
     if differing > 0 {
         let (agent, step) = (&exposed.agent, exposed.step);
-        warn!(%agent, step, differing, "the model is shown turns that differ from the agent's journal");
+        debug!(%agent, step, differing, "the model is shown turns that differ from the agent's journal");
     }
     Some(match node.scheduler.think(lease, request).await {
         Ok(thought) => {
