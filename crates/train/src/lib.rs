@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod corpus;
 pub mod evaluation;
 pub mod gguf;
+mod merges;
 pub mod model;
 pub mod optimizer;
 pub mod scoring;
