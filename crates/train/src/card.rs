@@ -5,6 +5,13 @@ use std::fmt::Write as _;
 use crate::evaluation::{BINS, Evaluation, Score};
 use crate::model::Layout;
 
+/// How the shipped file was made.
+pub const RECIPE: &str = "Three runs on two cores that other programs used as well. The first, of 10,250 steps in 72 \
+    minutes, saw the training split as it was with 2,335 tickets in the bank. The others saw all that is there for \
+    training now, each from the parameters of the one before: `cargo run --release -p kintsugi-train -- train --from \
+    FIRST --rate 0.0008 --steps 6000 --out SECOND` (up to step 2,356 with `--steps 5000`), then `--from SECOND --rate \
+    0.0003 --steps 1400 --seed 2`.";
+
 /// What the card tells besides the figures.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -14,8 +21,8 @@ pub struct Facts<'a> {
     pub file_bytes: u64,
     /// Which tickets the figures are about: a heading, and a sentence's beginning that describes them.
     pub tickets: (&'a str, &'a str),
-    /// How the file was trained, as a command.
-    pub training_command: &'a str,
+    /// How the file was trained.
+    pub recipe: &'a str,
     /// How the figures were made, as a command.
     pub evaluation_command: &'a str,
 }
@@ -46,7 +53,7 @@ pub fn card(facts: &Facts<'_>, evaluation: &Evaluation) -> String {
          - GGUF, matrices Q8_0, norms F32, {:.1} MB. llama.cpp's pre-tokenizer `smollm`, no beginning-of-text token, \
          chat template in the file.\n\
          - Trained from nothing on traces of the oracle over the training split of the ticket bank, and on no other \
-         text: `{}`\n\n",
+         text. {}\n\n",
         facts.layout.len as f64 / 1e6,
         shape.layers,
         shape.width,
@@ -56,14 +63,16 @@ pub fn card(facts: &Facts<'_>, evaluation: &Evaluation) -> String {
         shape.context,
         shape.vocabulary,
         facts.file_bytes as f64 / 1e6,
-        facts.training_command,
+        facts.recipe,
     );
     let _ = write!(
         text,
         "## {}\n\n\
          {}, greedy, with the grammar, through the engine that agents use: \
-         `{}`. A decision is right if it calls the right tool with the right arguments, or ends with an answer that \
-         says what the goal expects. An episode is right if all its decisions are.\n\n\
+         `{}`. Episodes are rolled out: every decision is asked for with the model's own thoughts and actions before it. A \
+         decision is right if it calls the right tool with the right arguments, or ends with an answer that says what \
+         the goal expects. An episode is right if all its decisions are; it ends with its first wrong one, and decisions \
+         that then no longer come are not counted.\n\n\
          | intent | episodes | right | decisions | right |\n|---|---|---|---|---|\n",
         facts.tickets.0, facts.tickets.1, facts.evaluation_command,
     );

@@ -1,7 +1,8 @@
 //! How good the exported model is at work: through the engine and the grammar that agents use.
 //!
-//! Every decision of every episode is asked for with the right history before it, and all of them are batched. An
-//! episode is right when all its decisions are: then the agent would have gone exactly this way by itself.
+//! Episodes are rolled out: before every decision stand the model's own thoughts and actions, as in an agent's history,
+//! and what the tools answered. Those answers are the ones of the oracle's trace, since an episode ends, as wrong, with
+//! its first wrong decision. All episodes go side by side, a decision at a time.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +19,7 @@ use kintsugi_types::{
 };
 
 use crate::shop::KindSheet;
-use crate::tickets::Episode;
+use crate::tickets::{Episode, EpisodeStep};
 
 /// The answer's limit, that of the example's agents.
 const ANSWER_TOKENS_MAX: u32 = 120;
@@ -34,7 +35,7 @@ pub struct Score {
     pub episodes: usize,
     /// Episodes with every decision right.
     pub right_episodes: usize,
-    /// Decisions.
+    /// Decisions that were asked for: none after a wrong one.
     pub decisions: usize,
     /// Right ones.
     pub right_decisions: usize,
@@ -77,14 +78,32 @@ impl Evaluation {
         let distance: f64 = self.bins.iter().map(|bin| (bin.confidence - bin.right as f64).abs()).sum();
         distance / all.max(1) as f64
     }
+
+    /// Counts the decision that `rollout` just took in.
+    fn count(&mut self, rollout: &Rollout<'_>, completion: &Completion) {
+        let score = self.by_intent.entry(rollout.episode.intent.clone()).or_default();
+        score.decisions += 1;
+        score.right_decisions += usize::from(rollout.right);
+        let confidence = completion.confidence.get();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin from 0 to BINS")]
+        let bin = ((confidence * BINS as f64) as usize).min(BINS - 1);
+        if let Some(bin) = self.bins.get_mut(bin) {
+            bin.decisions += 1;
+            bin.right += usize::from(rollout.right);
+            bin.confidence += confidence;
+        }
+    }
 }
 
-/// One decision to ask for.
-struct Question<'a> {
-    episode: usize,
-    expected: &'a Action,
-    request: CompletionRequest,
+/// An episode on its way.
+struct Rollout<'a> {
+    episode: &'a Episode,
     tools: &'a [ToolSpec],
+    grammar: Grammar,
+    /// What the model is told: its own history.
+    messages: Vec<Message>,
+    /// Whether all decisions so far were right.
+    right: bool,
 }
 
 /// Loads the model for evaluation.
@@ -99,78 +118,88 @@ pub fn load(model: &Path) -> anyhow::Result<CandleEngine> {
     })?)
 }
 
-/// Asks the engine for every decision of `episodes`; `kinds` is what agents are told.
+/// Lets the model work `episodes`; `kinds` is what agents are told.
 pub fn run(
     engine: &mut dyn Backend,
     kinds: &[KindSheet],
     episodes: &[Episode],
 ) -> anyhow::Result<Evaluation> {
-    let mut questions = Vec::new();
-    for (index, episode) in episodes.iter().enumerate() {
-        let kind =
-            kinds.iter().find(|kind| kind.kind == episode.kind).context("an episode of an unknown kind")?;
-        questions.extend(ask(index, episode, kind));
-    }
-    let completions = complete(engine, &questions)?;
+    let mut rollouts: Vec<Rollout<'_>> =
+        episodes.iter().map(|episode| begin(episode, kinds)).collect::<anyhow::Result<_>>()?;
     let mut evaluation = Evaluation::default();
-    let mut all_right = vec![true; episodes.len()];
-    for (question, completion) in questions.iter().zip(&completions) {
-        let episode = episodes.get(question.episode).context("an episode")?;
-        let right = is_right(episode, question, completion)?;
-        if let Some(all_right) = all_right.get_mut(question.episode) {
-            *all_right &= right;
-        }
-        let score = evaluation.by_intent.entry(episode.intent.clone()).or_default();
-        score.decisions += 1;
-        score.right_decisions += usize::from(right);
-        let confidence = completion.confidence.get();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bin from 0 to BINS")]
-        let bin = ((confidence * BINS as f64) as usize).min(BINS - 1);
-        if let Some(bin) = evaluation.bins.get_mut(bin) {
-            bin.decisions += 1;
-            bin.right += usize::from(right);
-            bin.confidence += confidence;
+    let longest = episodes.iter().map(|episode| episode.steps.len()).max().unwrap_or_default();
+    for place in 0..longest {
+        let mut asked: Vec<(&mut Rollout<'_>, &EpisodeStep)> = rollouts
+            .iter_mut()
+            .filter(|rollout| rollout.right)
+            .filter_map(|rollout| rollout.episode.steps.get(place).map(|step| (rollout, step)))
+            .collect();
+        let requests: Vec<CompletionRequest> = asked.iter().map(|(rollout, _)| rollout.request()).collect();
+        let completions = complete(engine, &requests)?;
+        for ((rollout, step), completion) in asked.iter_mut().zip(&completions) {
+            rollout.go_on(step, completion)?;
+            evaluation.count(rollout, completion);
         }
     }
-    for (episode, right) in episodes.iter().zip(all_right) {
-        let score = evaluation.by_intent.entry(episode.intent.clone()).or_default();
+    for rollout in &rollouts {
+        let score = evaluation.by_intent.entry(rollout.episode.intent.clone()).or_default();
         score.episodes += 1;
-        score.right_episodes += usize::from(right);
+        score.right_episodes += usize::from(rollout.right);
     }
     Ok(evaluation)
 }
 
-/// The requests of an episode, each with the right history.
-fn ask<'a>(index: usize, episode: &'a Episode, kind: &'a KindSheet) -> Vec<Question<'a>> {
-    let grammar = decision_grammar(&kind.tools);
-    let mut messages = vec![system_message(&kind.instructions, &kind.tools), goal_message(&episode.goal)];
-    let mut questions = Vec::new();
-    for step in &episode.steps {
-        let decision = &step.decision;
-        questions.push(Question {
-            episode: index,
-            expected: &decision.action,
-            request: CompletionRequest {
-                messages: messages.clone(),
-                grammar: Grammar::clone(&grammar),
-                sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: 0 },
-                tokens_max: ANSWER_TOKENS_MAX,
-            },
-            tools: &kind.tools,
-        });
-        messages.push(Message::new(Role::Assistant, decision_text(&decision.thought, &decision.action)));
-        messages.extend(step.observation.as_ref().map(|text| Message::new(Role::Tool, text.as_str())));
+fn begin<'a>(episode: &'a Episode, kinds: &'a [KindSheet]) -> anyhow::Result<Rollout<'a>> {
+    let kind =
+        kinds.iter().find(|kind| kind.kind == episode.kind).context("an episode of an unknown kind")?;
+    Ok(Rollout {
+        episode,
+        tools: &kind.tools,
+        grammar: decision_grammar(&kind.tools),
+        messages: vec![system_message(&kind.instructions, &kind.tools), goal_message(&episode.goal)],
+        right: true,
+    })
+}
+
+impl Rollout<'_> {
+    fn request(&self) -> CompletionRequest {
+        CompletionRequest {
+            messages: self.messages.clone(),
+            grammar: Grammar::clone(&self.grammar),
+            sampling: Sampling { temperature: 0.0, top_p: 1.0, seed: 0 },
+            tokens_max: ANSWER_TOKENS_MAX,
+        }
     }
-    questions
+
+    /// Takes the model's decision in: it is right if it makes the call of `step` with the same arguments, or ends
+    /// with an answer that says what the goal expects.
+    fn go_on(&mut self, step: &EpisodeStep, completion: &Completion) -> anyhow::Result<()> {
+        self.right = false;
+        let Ok(decision) = read_decision(&completion.text, self.tools) else { return Ok(()) };
+        self.right = match (&decision.action, &step.decision.action) {
+            (Action::Call(call), Action::Call(expected)) => call == expected,
+            (Action::Finish { answer }, Action::Finish { .. }) => {
+                let expect = self.episode.goal.expect.as_ref().context("an episode without its truth")?;
+                let is_write =
+                    |name: &_| self.tools.iter().any(|tool| tool.name == *name && tool.safety.is_write());
+                evaluate(expect, &result(self.episode, answer)?, &is_write)?
+            }
+            _ => false,
+        };
+        let said = decision_text(&decision.thought, &decision.action);
+        self.messages.push(Message::new(Role::Assistant, said));
+        self.messages.extend(step.observation.as_ref().map(|text| Message::new(Role::Tool, text.as_str())));
+        Ok(())
+    }
 }
 
 /// Runs all requests through the engine, as many at once as it takes.
-fn complete(engine: &mut dyn Backend, questions: &[Question<'_>]) -> anyhow::Result<Vec<Completion>> {
-    let mut completions: Vec<Option<Completion>> = vec![None; questions.len()];
-    let mut waiting = (0u64..).zip(questions).peekable();
+fn complete(engine: &mut dyn Backend, requests: &[CompletionRequest]) -> anyhow::Result<Vec<Completion>> {
+    let mut completions: Vec<Option<Completion>> = vec![None; requests.len()];
+    let mut waiting = (0u64..).zip(requests).peekable();
     while waiting.peek().is_some() || engine.active() > 0 {
-        while let Some((id, question)) = waiting.peek() {
-            match engine.admit(RequestId(*id), question.request.clone(), &Origin::default()) {
+        while let Some((id, request)) = waiting.peek() {
+            match engine.admit(RequestId(*id), CompletionRequest::clone(request), &Origin::default()) {
                 Ok(_) => {
                     waiting.next();
                 }
@@ -189,23 +218,7 @@ fn complete(engine: &mut dyn Backend, questions: &[Question<'_>]) -> anyhow::Res
     completions.into_iter().collect::<Option<_>>().context("a request without an answer")
 }
 
-/// Whether the model decided what is right: the same call with the same arguments, or an end whose answer says what
-/// the goal expects.
-fn is_right(episode: &Episode, question: &Question<'_>, completion: &Completion) -> anyhow::Result<bool> {
-    let Ok(decision) = read_decision(&completion.text, question.tools) else { return Ok(false) };
-    match (&decision.action, question.expected) {
-        (Action::Call(call), Action::Call(expected)) => Ok(call == expected),
-        (Action::Finish { answer }, Action::Finish { .. }) => {
-            let expect = episode.goal.expect.as_ref().context("an episode without its truth")?;
-            let is_write =
-                |name: &_| question.tools.iter().any(|tool| tool.name == *name && tool.safety.is_write());
-            Ok(evaluate(expect, &result(episode, answer)?, &is_write)?)
-        }
-        _ => Ok(false),
-    }
-}
-
-/// What the goal would have ended with, had all calls been the oracle's and the answer this one.
+/// What the goal ends with after the oracle's calls, which are the model's if it came this far, and this answer.
 fn result(episode: &Episode, answer: &str) -> anyhow::Result<GoalResult> {
     let mut ids = SeededIds::new(0);
     let calls = episode.steps.iter().filter_map(|step| match &step.decision.action {

@@ -8,6 +8,8 @@ use crate::model::Layout;
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.98;
 const EPSILON: f32 = 1e-8;
+/// How much of the average stays, each step.
+const AVERAGE_KEPT: f32 = 0.999;
 
 /// The moments of every parameter.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,9 +27,9 @@ impl Moments {
     }
 }
 
-/// Learning rate `progress` (0 to 1) of the way through a run of `steps`: linear warm-up, then a cosine down to a
-/// twentieth of the peak.
-pub fn learning_rate(peak: f32, step: u64, warmup_steps: u64, progress: f64) -> f32 {
+/// Learning rate of `step` (from 0) in a run of `steps`: linear warm-up, then a cosine down to a twentieth of the peak.
+pub fn learning_rate(peak: f32, step: u64, warmup_steps: u64, steps: u64) -> f32 {
+    let progress = step as f64 / steps.max(1) as f64;
     let warmup = ((step + 1) as f32 / warmup_steps.max(1) as f32).min(1.0);
     let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.clamp(0.0, 1.0)).cos());
     #[expect(clippy::cast_possible_truncation, reason = "a factor between 0 and 1")]
@@ -67,4 +69,36 @@ pub fn step(
         }
     }
     norm
+}
+
+/// Takes the parameters after `step` (from 0) into their exponential moving average (Polyak and Juditsky 1992), which
+/// generalises better than where the last steps happened to lead. It follows faster at first, lest where the run
+/// began weighs on.
+pub fn follow(average: &mut [f32], parameters: &[f32], step: u64) {
+    let kept = AVERAGE_KEPT.min((step + 1) as f32 / (step + 10) as f32);
+    for (average, value) in average.iter_mut().zip(parameters) {
+        *average += (1.0 - kept) * (value - *average);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_depends_on_the_step_alone_and_ends_small() {
+        assert!((learning_rate(1.0, 0, 10, 1000) - 0.1).abs() < 1e-3);
+        assert!((learning_rate(1.0, 10, 10, 1000) - 1.0).abs() < 1e-2);
+        assert!((learning_rate(1.0, 1000, 10, 1000) - 0.05).abs() < 1e-3);
+    }
+
+    #[test]
+    fn the_average_stays_between_what_it_saw_and_arrives_where_the_parameters_rest() {
+        let mut average = vec![0.0];
+        for step in 0..20_000 {
+            follow(&mut average, &[if step < 10 { 0.0 } else { 1.0 }], step);
+            assert!((0.0..=1.0).contains(&average[0]));
+        }
+        assert!(average[0] > 0.999);
+    }
 }

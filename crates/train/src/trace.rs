@@ -48,31 +48,31 @@ pub fn prefix(encoder: &Encoder, system: &Message) -> anyhow::Result<Vec<u32>> {
     Ok(tokens)
 }
 
-/// Renders a goal and what followed: decisions (as `decision_text` writes them), each with what the tool answered.
+/// Renders a goal (its message's content as ids) and what followed: decisions (as `decision_text` writes them), each with what the tool answered.
 pub fn document<'a>(
     encoder: &Encoder,
-    goal: &Message,
+    goal: &[u32],
     steps: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
     weights: Weights,
 ) -> anyhow::Result<Document> {
     let mut document = Document::default();
-    let mut push = |control: u32, content: &str, weight: f32| -> anyhow::Result<Range<usize>> {
+    let mut push = |control: u32, content: &[u32], weight: f32| -> Range<usize> {
         document.tokens.push(control);
         document.weights.push(0.0);
         let start = document.tokens.len();
-        document.tokens.extend(encoder.encode(content)?);
+        document.tokens.extend(content);
         document.weights.resize(document.tokens.len(), weight);
-        Ok(start..document.tokens.len())
+        start..document.tokens.len()
     };
-    push(USER, &goal.content, weights.goal)?;
+    push(USER, goal, weights.goal);
     let mut decisions = Vec::new();
     for (decision, observation) in steps {
-        let said = push(ASSISTANT, decision, weights.decision)?;
+        let said = push(ASSISTANT, &encoder.encode(decision)?, weights.decision);
         decisions.push(said.start..said.end + 1);
         // `<|end|>` is part of what the model says; `push` gives a control token no weight.
-        push(END, "", 0.0)?;
+        push(END, &[], 0.0);
         if let Some(observation) = observation {
-            push(TOOL, observation, weights.observation)?;
+            push(TOOL, &encoder.encode(observation)?, weights.observation);
         }
     }
     for decision in &decisions {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow, ensure};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -17,6 +18,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{
     AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer, Trainer as _,
 };
+
+use crate::merges::Merges;
 
 /// The control tokens; their ids are their places here.
 pub const CONTROL_TOKENS: [&str; 5] = ["<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"];
@@ -104,7 +107,7 @@ impl Vocabulary {
         let mut tokenizer = Tokenizer::new(model);
         tokenizer.with_pre_tokenizer(Some(splitter()));
         tokenizer.with_decoder(Some(ByteLevel::default()));
-        Ok(Encoder { tokenizer })
+        Ok(Encoder { tokenizer, merges: Merges::new(self)? })
     }
 }
 
@@ -112,6 +115,7 @@ impl Vocabulary {
 #[derive(Debug, Clone)]
 pub struct Encoder {
     tokenizer: Tokenizer,
+    merges: Merges,
 }
 
 impl Encoder {
@@ -119,6 +123,18 @@ impl Encoder {
     pub fn encode(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| anyhow!("encode: {error}"))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Ids of `text` with every merge left out with probability `dropped`: see [`Merges::encode`].
+    pub fn encode_varied(&self, text: &str, dropped: f64, rng: &mut ChaCha8Rng) -> anyhow::Result<Vec<u32>> {
+        let mut pieces = PreTokenizedString::from(text);
+        splitter().pre_tokenize(&mut pieces).map_err(|error| anyhow!("split: {error}"))?;
+        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        let mut ids = Vec::new();
+        for (piece, ..) in splits {
+            ids.extend(self.merges.encode(piece, dropped, rng)?);
+        }
+        Ok(ids)
     }
 
     /// Text of `ids`.
@@ -129,6 +145,8 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
+    use rand_chacha::rand_core::SeedableRng as _;
+
     use super::*;
 
     fn sample() -> Vocabulary {
@@ -145,6 +163,22 @@ mod tests {
             let ids = encoder.encode(text).unwrap();
             assert!(ids.iter().all(|id| *id > END), "{text}");
             assert_eq!(encoder.decode(&ids).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_varied_encoding_is_the_usual_one_without_dropout_and_the_same_text_with_it() {
+        let encoder = sample().encoder().unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for text in ["order 10482 is late, dear customerabcdefghabcdefgh", "  zwölf\n\tπ 🎉", ""] {
+            let usual = encoder.encode(text).unwrap();
+            assert_eq!(encoder.encode_varied(text, 0.0, &mut rng).unwrap(), usual);
+            for dropped in [0.1, 0.5, 1.0] {
+                let ids = encoder.encode_varied(text, dropped, &mut rng).unwrap();
+                assert_eq!(encoder.decode(&ids).unwrap(), text);
+                assert!(ids.len() >= usual.len() && ids.iter().all(|id| *id > END));
+            }
+            assert_eq!(encoder.encode_varied(text, 1.0, &mut rng).unwrap().len(), text.len());
         }
     }
 

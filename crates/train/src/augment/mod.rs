@@ -5,6 +5,7 @@
 
 mod fragments;
 mod synonyms;
+mod typos;
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use fragments::{ASIDES, CLOSINGS, GREETINGS};
 pub use synonyms::Synonyms;
+use typos::misspell;
 
 /// How much is changed; every number is a probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,8 +26,12 @@ pub struct Strength {
     pub synonym: f64,
     /// Of a word being left out.
     pub dropped: f64,
-    /// Of a word being misspelt, in a ticket that has misspellings.
+    /// Of a ticket having misspellings.
+    pub clumsy: f64,
+    /// Of a word being misspelt, in such a ticket.
     pub misspelt: f64,
+    /// Of a space being forgotten, in such a ticket.
+    pub joined: f64,
     /// Of a greeting, a closing or an aside being added, each.
     pub fragment: f64,
     /// Of the sentences being put into another order.
@@ -34,8 +40,16 @@ pub struct Strength {
 
 impl Strength {
     /// What the shipped model was trained with.
-    pub const NANO: Self =
-        Self { untouched: 0.15, synonym: 0.45, dropped: 0.06, misspelt: 0.08, fragment: 0.2, shuffled: 0.2 };
+    pub const NANO: Self = Self {
+        untouched: 0.15,
+        synonym: 0.45,
+        dropped: 0.06,
+        clumsy: 0.4,
+        misspelt: 0.15,
+        joined: 0.03,
+        fragment: 0.2,
+        shuffled: 0.2,
+    };
 }
 
 /// A ticket's text in another wording. `protected` holds lower-case words that must stay.
@@ -108,7 +122,8 @@ fn changed_words(
     strength: Strength,
     rng: &mut ChaCha8Rng,
 ) -> String {
-    let misspelt = if rng.random_bool(0.3) { strength.misspelt } else { 0.0 };
+    let clumsy = rng.random_bool(strength.clumsy);
+    let (misspelt, joined) = if clumsy { (strength.misspelt, strength.joined) } else { (0.0, 0.0) };
     let dropped = if rng.random_bool(0.6) { strength.dropped } else { 0.0 };
     let mut out = String::with_capacity(text.len());
     for piece in text.split_inclusive(char::is_whitespace) {
@@ -117,32 +132,18 @@ fn changed_words(
             out.push_str(piece);
         } else if rng.random_bool(dropped) {
             // Left out with the white space after it.
-        } else if word.chars().count() > 3 && rng.random_bool(misspelt) {
-            out.push_str(&misspell(word, rng));
-            out.push_str(piece.get(word.len()..).unwrap_or_default());
         } else {
-            out.push_str(piece);
-        }
-    }
-    if out.trim().is_empty() { text.to_owned() } else { out }
-}
-
-/// Exchanges two neighbouring letters, leaves one out, or doubles one; never the first.
-fn misspell(word: &str, rng: &mut ChaCha8Rng) -> String {
-    let mut letters: Vec<char> = word.chars().collect();
-    let place = rng.random_range(1..letters.len() - 1);
-    match rng.random_range(0..3) {
-        0 => letters.swap(place, place + 1),
-        1 => {
-            letters.remove(place);
-        }
-        _ => {
-            if let Some(letter) = letters.get(place).copied() {
-                letters.insert(place, letter);
+            if rng.random_bool(misspelt) {
+                out.push_str(&misspell(word, rng));
+            } else {
+                out.push_str(word);
+            }
+            if !rng.random_bool(joined) {
+                out.push_str(piece.get(word.len()..).unwrap_or_default());
             }
         }
     }
-    letters.into_iter().collect()
+    if out.trim().is_empty() { text.to_owned() } else { out }
 }
 
 fn with_fragments(mut text: String, probability: f64, rng: &mut ChaCha8Rng) -> String {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use kintsugi_inference::configure_threads;
 use kintsugi_train::augment::Strength;
-use kintsugi_train::card::{Facts, card};
+use kintsugi_train::card::{Facts, RECIPE, card};
 use kintsugi_train::corpus::Corpus;
 use kintsugi_train::evaluation;
 use kintsugi_train::model::{Layout, Shape};
@@ -34,9 +34,9 @@ pub(crate) struct EvaluateArguments {
     /// Write the card here instead of to standard output.
     #[arg(long)]
     card: Option<PathBuf>,
-    /// The command that the model was trained with, for the card.
-    #[arg(long, default_value = "cargo run --release -p kintsugi-train -- train --out DIR")]
-    training_command: String,
+    /// How the model was trained, for the card.
+    #[arg(long, default_value = RECIPE)]
+    recipe: String,
     /// Determines cases and words.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &EvaluateArguments) -> anyhow::Result<()> {
         layout: &Layout::new(Shape::NANO),
         file_bytes: std::fs::metadata(&arguments.model)?.len(),
         tickets: (heading, tickets),
-        training_command: &arguments.training_command,
+        recipe: &arguments.recipe,
         evaluation_command: "cargo run --release -p kintsugi-train -- evaluate",
     };
     let text = card(&facts, &evaluation);

@@ -1,4 +1,4 @@
-//! `export`: a run's parameters as a GGUF file.
+//! `export`: a run's averaged parameters as a GGUF file.
 
 use std::path::PathBuf;
 
@@ -8,6 +8,8 @@ use kintsugi_train::checkpoint::Checkpoint;
 use kintsugi_train::gguf;
 use kintsugi_train::model::{Layout, Shape};
 use kintsugi_train::vocabulary::Vocabulary;
+
+use super::train::VOCABULARY_FILE;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArguments {
@@ -21,7 +23,7 @@ pub(crate) struct ExportArguments {
 
 pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<()> {
     let layout = Layout::new(Shape::NANO);
-    let vocabulary = Vocabulary::load(&arguments.run.join("vocabulary.json"))?;
+    let vocabulary = Vocabulary::load(&arguments.run.join(VOCABULARY_FILE))?;
     let checkpoint = Checkpoint::load(&layout, &arguments.run)?.context("the run has no checkpoint yet")?;
-    gguf::write(&arguments.out, &layout, &checkpoint.parameters, &vocabulary)
+    gguf::write(&arguments.out, &layout, &checkpoint.average, &vocabulary)
 }

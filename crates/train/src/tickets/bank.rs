@@ -108,17 +108,20 @@ impl fmt::Display for Intent {
 /// Which part of the bank. An entry is in one only, so nothing of validation or held-out was ever trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// For training, about 70 %.
+    /// For training: about 70 % of what is dealt out, and all of the folder `training`.
     Train,
-    /// For watching the training, about 8 %.
+    /// For watching the training, about 8 % of what is dealt out.
     Validation,
-    /// For the example's goals and the final evaluation, about 22 %.
+    /// For the example's goals and the final evaluation, about 22 % of what is dealt out.
     HeldOut,
 }
 
 /// Shares of the splits, in per cent; the rest is for validation.
 const TRAIN_PERCENT: usize = 70;
 const HELD_OUT_PERCENT: usize = 22;
+
+/// The folder of entries that are in no split but the training split.
+const TRAINING_FOLDER: &str = "training";
 
 /// One ticket of the bank, its slots still open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,23 +162,17 @@ impl Bank {
         Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("bank"))
     }
 
-    /// Reads one file per intent from `folder`.
+    /// Reads one file per intent from `folder`, and one from its folder `training`. The first are dealt out to the
+    /// splits; the second are for training alone, so that whatever is written there leaves the other splits, and
+    /// the figures that come from them, as they were.
     pub fn read(folder: &Path) -> Result<Self> {
         let mut entries = Vec::new();
         for intent in Intent::ALL {
-            let path = folder.join(format!("{intent}.jsonl"));
-            let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-            let mut of_intent = Vec::new();
-            for (number, line) in (1..).zip(text.lines()) {
-                let line: Line = serde_json::from_str(line)
-                    .with_context(|| format!("read {}:{number}", path.display()))?;
-                if line.text.contains("{order}") && !intent.needs_order() {
-                    bail!("{}:{number}: {intent} takes no order number", path.display());
-                }
-                of_intent.push(Entry { id: line.id, intent, style: line.style, text: line.text });
-            }
-            let (with_order, without): (Vec<_>, Vec<_>) = of_intent.into_iter().partition(Entry::names_order);
+            let dealt = of_intent(folder, intent)?;
+            let (with_order, without): (Vec<_>, Vec<_>) = dealt.into_iter().partition(Entry::names_order);
             entries.extend(split(with_order).chain(split(without)));
+            let training = of_intent(&folder.join(TRAINING_FOLDER), intent)?;
+            entries.extend(training.into_iter().map(|entry| (Split::Train, entry)));
         }
         Ok(Self { entries })
     }
@@ -184,6 +181,22 @@ impl Bank {
     pub fn of(&self, split: Split) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |(of, _)| *of == split).map(|(_, entry)| entry)
     }
+}
+
+/// The entries of one intent in `folder`.
+fn of_intent(folder: &Path, intent: Intent) -> Result<Vec<Entry>> {
+    let path = folder.join(format!("{intent}.jsonl"));
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let mut entries = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line: Line =
+            serde_json::from_str(line).with_context(|| format!("read {}:{number}", path.display()))?;
+        if line.text.contains("{order}") && !intent.needs_order() {
+            bail!("{}:{number}: {intent} takes no order number", path.display());
+        }
+        entries.push(Entry { id: line.id, intent, style: line.style, text: line.text });
+    }
+    Ok(entries)
 }
 
 /// Deals one stratum out: its entries in the order of a hash of their ids, the first share to training, the last to
@@ -219,9 +232,30 @@ mod tests {
 
     use super::*;
 
+    /// Ids of the entries in the folder `training`.
+    fn training_ids() -> HashSet<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bank").join(TRAINING_FOLDER);
+        let entries = Intent::ALL.into_iter().flat_map(|intent| of_intent(&folder, intent).unwrap());
+        entries.map(|entry| entry.id).collect()
+    }
+
     #[test]
-    fn the_splits_have_their_shares_in_every_intent() {
+    fn what_is_written_for_training_is_in_no_other_split() {
         let bank = Bank::shipped().unwrap();
+        let for_training = training_ids();
+        assert!(!for_training.is_empty());
+        let trained: HashSet<&str> = bank.of(Split::Train).map(|entry| entry.id.as_str()).collect();
+        assert!(for_training.iter().all(|id| trained.contains(id.as_str())));
+        for split in [Split::Validation, Split::HeldOut] {
+            assert!(bank.of(split).all(|entry| !for_training.contains(&entry.id)), "{split:?}");
+        }
+    }
+
+    #[test]
+    fn the_splits_have_their_shares_of_what_is_dealt_out_in_every_intent() {
+        let mut bank = Bank::shipped().unwrap();
+        let for_training = training_ids();
+        bank.entries.retain(|(_, entry)| !for_training.contains(&entry.id));
         let total = bank.entries.len();
         let count = |split| bank.of(split).count();
         assert!((68..=72).contains(&(count(Split::Train) * 100 / total)));
@@ -267,10 +301,11 @@ mod tests {
             bank.entries.iter().map(|(split, entry)| (split, entry, trigrams(&entry.text))).collect();
         let mut too_alike = Vec::new();
         for (place, (split, entry, of_entry)) in grams.iter().enumerate() {
-            for (other_split, other, of_other) in grams.iter().skip(place + 1) {
+            let others = grams.iter().skip(place + 1).filter(|(other_split, ..)| other_split != split);
+            for (_, other, of_other) in others {
                 let shared = of_entry.intersection(of_other).count();
                 let all = of_entry.len() + of_other.len() - shared;
-                if split != other_split && shared * 2 > all {
+                if shared * 2 > all {
                     too_alike.push((&entry.id, &other.id));
                 }
             }
