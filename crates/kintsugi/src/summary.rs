@@ -244,9 +244,8 @@ impl Summary {
         ]);
         if goals.judged < goals.submitted {
             let unjudged = goals.submitted - goals.judged;
-            lines.push(format!(
-                "not judged  {unjudged}: without expectation, or repeats of goals that write"
-            ));
+            lines
+                .push(format!("not judged  {unjudged}: without expectation, or repeats of goals that write"));
         }
         let injected: u64 = healing.faults_injected.values().sum();
         if injected > 0 {

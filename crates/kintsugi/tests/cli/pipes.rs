@@ -80,7 +80,17 @@ fn a_panic_is_told_in_one_line_with_the_next_step() {
     let folder = tempfile::tempdir().unwrap();
     // The same seed breaks the engine in the same step.
     let mut command = kintsugi(&["run"]);
-    command.arg(example()).args(["--goal-count", "60", "--chaos", "0.5", "--seed", "1", "--quiet", "--data-dir", "data"]);
+    command.arg(example()).args([
+        "--goal-count",
+        "60",
+        "--chaos",
+        "0.5",
+        "--seed",
+        "1",
+        "--quiet",
+        "--data-dir",
+        "data",
+    ]);
     let output = command.current_dir(folder.path()).env_remove("RUST_BACKTRACE").output().unwrap();
     let (code, err) = status(&output);
     assert_eq!(code, Some(0), "{err}");
