@@ -125,7 +125,7 @@ impl Encoder {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Ids of `text` with every merge left out with probability `dropped`: see [`Merges::encode`].
+    /// Ids of `text` with every merge left out with probability `dropped` (BPE dropout, Provilkov et al. 2020).
     pub fn encode_varied(&self, text: &str, dropped: f64, rng: &mut ChaCha8Rng) -> anyhow::Result<Vec<u32>> {
         let mut pieces = PreTokenizedString::from(text);
         splitter().pre_tokenize(&mut pieces).map_err(|error| anyhow!("split: {error}"))?;
