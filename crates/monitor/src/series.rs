@@ -135,12 +135,12 @@ impl Series {
         above * 2 >= RECENT as usize
     }
 
-    /// Takes in a sample and compares the level of the newest [`RECENT`] with what is usual: by its own baseline once
+    /// Takes in a sample and compares the level of the newest `RECENT` with what is usual: by its own baseline once
     /// that is known, else by `kind_usual`, that of agents of its kind.
     ///
-    /// A level that deviates is told when it begins to and every [`RECENT`] samples while it lasts. A sample is learned
-    /// when [`RECENT`] newer ones have come, and never if it was among them while the level deviated: so a fall does
-    /// not pull the baseline down with it. What has lasted for [`WINDOW`] samples is the new usual.
+    /// A level that deviates is told when it begins to and every `RECENT` samples while it lasts. A sample is learned
+    /// when `RECENT` newer ones have come, and never if it was among them while the level deviated: so a fall does
+    /// not pull the baseline down with it. What has lasted for `WINDOW` samples is the new usual.
     pub fn enter(
         &mut self,
         gauge: Gauge,
