@@ -7,6 +7,9 @@ use kintsugi_events::{FaultEdge, FaultKind};
 /// The longest that a slow tool or model keeps an agent waiting, beyond the shortest.
 const DELAY_MS_SPREAD: f64 = 700.0;
 
+/// The most calls of its tool that one outage keeps from being made.
+const OUTAGE_TRIES_MAX: f64 = 3.0;
+
 /// The shortest that a slow tool or model keeps an agent waiting.
 const DELAY_MS_MIN: f64 = 300.0;
 
@@ -37,6 +40,7 @@ enum Draw {
     StrikesAgain = 4,
     KindAgain = 5,
     Among = 6,
+    Tries = 7,
 }
 
 impl FaultPlan {
@@ -63,6 +67,17 @@ impl FaultPlan {
     /// How long a slow tool or model keeps an agent waiting at `place`.
     pub fn delay(&self, place: Place) -> Duration {
         Duration::from_secs_f64((DELAY_MS_MIN + DELAY_MS_SPREAD * self.chance(place, Draw::Delay)) / 1000.0)
+    }
+
+    /// How many calls in a row an outage that begins at `place` keeps from being made, itself included: 1 to 3.
+    pub fn outage_tries(&self, place: Place) -> u32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a small number is one of it"
+        )]
+        let more = (self.chance(place, Draw::Tries) * OUTAGE_TRIES_MAX) as u32;
+        more + 1
     }
 
     /// Which of `count` things a fault at `place` strikes, from 0; 0 where there is none.
@@ -142,6 +157,14 @@ mod tests {
         let struck: std::collections::BTreeSet<usize> = places().map(|place| plan.among(place, 7)).collect();
         assert_eq!(struck, (0..7).collect());
         assert_eq!(plan.among(Place { goal: 1, step: 1, attempt: 1 }, 0), 0);
+    }
+
+    #[test]
+    fn outages_last_for_one_to_three_tries() {
+        let plan = FaultPlan::new(1.0, 11);
+        let lasted: std::collections::BTreeSet<u32> =
+            places().map(|place| plan.outage_tries(place)).collect();
+        assert_eq!(lasted, (1..=3).collect());
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub const DIAGNOSED_BY: &str = "rules";
 const ERROR_CHARS_MAX: usize = 200;
 
 /// So many anomalies of one kind in one goal, this one included, are no accident any more.
-const RECURRENCE: usize = 3;
+const RECURRENCE: u32 = 3;
 
 /// Diagnoses by rules. Stateless: what came before is handed in.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,10 +31,9 @@ struct Finding {
 }
 
 impl Rules {
-    /// Diagnoses `anomaly`. `recent` holds earlier anomalies, in any order; those of the same subject, goal and kind
-    /// count as evidence that it recurs.
-    pub fn diagnose(self, anomaly: &Anomaly, recent: &[Anomaly], ids: &mut dyn IdSource) -> Diagnosis {
-        let earlier = recent.iter().filter(|other| is_same_fault(other, anomaly)).count();
+    /// Diagnoses `anomaly`. That `earlier` ones of its kind came before it, of the same subject in the same goal, is
+    /// evidence that it recurs.
+    pub fn diagnose(self, anomaly: &Anomaly, earlier: u32, ids: &mut dyn IdSource) -> Diagnosis {
         let finding = find(anomaly, earlier);
         Diagnosis {
             diagnosis: DiagnosisId::new(ids),
@@ -68,14 +67,7 @@ fn fallen_by(anomaly: &Anomaly) -> Option<f64> {
     is_score.then(|| (anomaly.baseline - anomaly.value).max(0.0))
 }
 
-fn is_same_fault(other: &Anomaly, anomaly: &Anomaly) -> bool {
-    other.anomaly != anomaly.anomaly
-        && other.kind == anomaly.kind
-        && other.agent == anomaly.agent
-        && other.goal == anomaly.goal
-}
-
-fn find(anomaly: &Anomaly, earlier: usize) -> Finding {
+fn find(anomaly: &Anomaly, earlier: u32) -> Finding {
     let severity = anomaly.severity;
     match anomaly.kind {
         AnomalyKind::ToolFailure => tool_failure(anomaly),
@@ -247,7 +239,7 @@ fn failing_tool(anomaly: &Anomaly) -> Finding {
 }
 
 /// One unsure step is watched; next to no idea, or unsure again and again, begins anew.
-fn low_confidence(anomaly: &Anomaly, earlier: usize) -> Finding {
+fn low_confidence(anomaly: &Anomaly, earlier: u32) -> Finding {
     let is_recurring = earlier + 1 >= RECURRENCE;
     let severity = if is_recurring { anomaly.severity.max(Severity::High) } else { anomaly.severity };
     let action =
@@ -287,7 +279,7 @@ fn error_in_words(tool: &ToolOutcome) -> String {
 }
 
 /// The evidence: which metric, its value, what it was compared with, what the tool said, and whether it recurs.
-fn reasoning(anomaly: &Anomaly, earlier: usize) -> String {
+fn reasoning(anomaly: &Anomaly, earlier: u32) -> String {
     let Anomaly { metric, value, baseline, window, kind, .. } = anomaly;
     let (value, baseline) = (rounded(*value), rounded(*baseline));
     let error = anomaly.tool.as_ref().map_or_else(String::new, |tool| {

@@ -1,9 +1,9 @@
 //! Every kind of anomaly and the diagnosis that it leads to.
 #![expect(clippy::unwrap_used, reason = "a test that cannot build its input shall fail")]
 
-use kintsugi_diagnose::Rules;
+use kintsugi_diagnose::{History, Rules};
 use kintsugi_events::{Anomaly, AnomalyKind, Diagnosis, Severity, Subject, ToolOutcome};
-use kintsugi_types::{AnomalyId, ErrorTier, GoalId, Score, SeededIds, ToolName};
+use kintsugi_types::{AgentId, AnomalyId, ErrorTier, GoalId, Score, SeededIds, Timestamp, ToolName};
 
 fn anomaly(kind: AnomalyKind, severity: Severity) -> Anomaly {
     Anomaly {
@@ -36,14 +36,14 @@ fn failure(tier: Option<ErrorTier>) -> Anomaly {
     Anomaly { tool: Some(tool), ..anomaly(AnomalyKind::ToolFailure, Severity::Medium) }
 }
 
-fn diagnose(anomaly: &Anomaly, recent: &[Anomaly]) -> Diagnosis {
-    Rules.diagnose(anomaly, recent, &mut SeededIds::new(9))
+fn diagnose(anomaly: &Anomaly, earlier: u32) -> Diagnosis {
+    Rules.diagnose(anomaly, earlier, &mut SeededIds::new(9))
 }
 
 /// `fault action recoverable severity`.
 #[track_caller]
 fn check(anomaly: &Anomaly, expected: &str) {
-    let found = diagnose(anomaly, &[]);
+    let found = diagnose(anomaly, 0);
     let text = format!(
         "{} {} {} {:?}",
         found.fault_type.name(),
@@ -104,22 +104,26 @@ fn every_other_kind_has_its_fault_and_remedy() {
 
 #[test]
 fn doubt_that_recurs_within_a_goal_begins_anew() {
-    let doubts: Vec<Anomaly> = (0..3)
-        .map(|seed| Anomaly {
-            anomaly: AnomalyId::new(&mut SeededIds::new(seed)),
-            ..anomaly(AnomalyKind::LowConfidence, Severity::Low)
-        })
-        .collect();
-    let action = |recent: &[Anomaly]| diagnose(&doubts[2], recent).recommended_action.name();
-    assert_eq!(action(&doubts[..1]), "monitor");
-    assert_eq!(action(&doubts), "reset_state");
-    let elsewhere = doubts.iter().cloned().map(|doubt| Anomaly { goal: None, ..doubt });
-    assert_eq!(action(&elsewhere.collect::<Vec<_>>()), "monitor");
+    let doubt = anomaly(AnomalyKind::LowConfidence, Severity::Low);
+    let mut history = History::default();
+    let mut note = |told: &Anomaly| history.note(told, Timestamp::UNIX_EPOCH);
+    let action = |earlier| diagnose(&doubt, earlier).recommended_action.name();
+    assert_eq!(action(note(&doubt)), "monitor");
+    assert_eq!(action(note(&doubt)), "monitor");
+    assert_eq!(note(&anomaly(AnomalyKind::LowCoherence, Severity::Low)), 0, "another kind");
+    assert_eq!(action(note(&doubt)), "reset_state");
+    // What happens to others meanwhile takes nothing away.
+    for other in 0..1_000 {
+        let agent = Subject::Agent(AgentId::new(format!("other-{other}")).unwrap());
+        assert_eq!(note(&Anomaly { agent, ..doubt.clone() }), 0);
+    }
+    assert_eq!(action(note(&doubt)), "reset_state");
+    assert_eq!(action(note(&Anomaly { goal: None, ..doubt.clone() })), "monitor", "another goal");
 }
 
 #[test]
 fn the_reasoning_names_the_evidence() {
-    let found = diagnose(&failure(Some(ErrorTier::Fatal)), &[]);
+    let found = diagnose(&failure(Some(ErrorTier::Fatal)), 0);
     assert_eq!(
         found.reasoning,
         "tool_failure: confidence is 0.45 against 0.713 (over 4); refund failed (fatal): 401 no credential"

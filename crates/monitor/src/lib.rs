@@ -7,14 +7,12 @@
 pub mod settings;
 
 mod baseline;
-mod bounded;
 mod series;
 mod window;
 
 mod watch;
 
 pub use baseline::Baseline;
-pub use bounded::Bounded;
 pub use kintsugi_events::health;
 pub use series::{Gauge, Series};
 pub use settings::{MonitorSettings, Ratios};

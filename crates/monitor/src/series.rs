@@ -14,6 +14,9 @@ const WINDOW: usize = 100;
 /// The newest samples that make up a level.
 pub(crate) const RECENT: u32 = 10;
 
+/// Of the newest samples so many have to be slow for a level to be: one slow step is judged by itself.
+const SLOW_SAMPLES: usize = 2;
+
 /// Samples that a baseline has to have learned before anything is compared with it.
 const SAMPLES_KNOWN: u64 = 30;
 
@@ -135,6 +138,11 @@ impl Series {
         above * 2 >= RECENT as usize
     }
 
+    /// The sample before the newest.
+    pub(crate) fn before_last(&self) -> Option<f64> {
+        self.window.iter().rev().nth(1).copied().map(f64::from)
+    }
+
     /// Takes in a sample and compares the level of the newest `RECENT` with what is usual: by its own baseline once
     /// that is known, else by `kind_usual`, that of agents of its kind.
     ///
@@ -161,7 +169,10 @@ impl Series {
         let usual = self.known_usual().or(kind_usual);
         let found = usual
             .filter(|_| recent.len() == RECENT as usize)
-            .and_then(|usual| deviation(level, usual, gauge.bound(ratios)));
+            .and_then(|usual| deviation(level, usual, gauge.bound(ratios)))
+            .filter(|found| {
+                gauge != Gauge::Latency || is_repeated(&recent, found.usual * ratios.latency_max)
+            });
         let Some(found) = found else {
             self.deviating = 0;
             self.learn(gauge);
@@ -172,6 +183,8 @@ impl Series {
         if self.deviating as usize >= WINDOW {
             let all: Vec<f32> = self.window.iter().copied().collect();
             self.usual.mean = gauge.level(&all);
+            // An agent that was different from the first is now known by itself and not by its kind.
+            self.usual.samples = self.usual.samples.max(SAMPLES_KNOWN);
             self.deviating = 0;
         }
         (self.deviating % RECENT == 1).then_some(found)
@@ -197,6 +210,11 @@ impl Series {
             self.usual.learn(learned);
         }
     }
+}
+
+/// Whether more than a single sample lies above `bound`.
+fn is_repeated(recent: &[f32], bound: f64) -> bool {
+    recent.iter().filter(|sample| f64::from(**sample) > bound).count() >= SLOW_SAMPLES
 }
 
 /// Whether `level` is on the wrong side of `bound` × `usual`, and how far.
@@ -248,12 +266,13 @@ mod tests {
     }
 
     #[test]
-    fn the_95th_percentile_of_ten_is_the_greatest_and_one_slow_step_moves_it() {
+    fn the_95th_percentile_of_ten_is_the_greatest_and_two_slow_steps_move_a_level() {
         assert!((percentile_95(&[1.0, 3.0, 2.0]) - 3.0).abs() < 1e-9);
         let hundred: Vec<f32> = (1..=100u8).map(f32::from).collect();
         assert!((percentile_95(&hundred) - 95.0).abs() < 1e-9);
         let mut series = Series::new(Gauge::Latency);
         feed(&mut series, Gauge::Latency, 100.0, 80);
+        assert_eq!(series.enter(Gauge::Latency, 390.0, None, &Ratios::default()), None, "once is no level");
         let found = series.enter(Gauge::Latency, 400.0, None, &Ratios::default()).unwrap();
         assert!((found.level - 400.0).abs() < 1e-9 && found.excess > 5.0, "{found:?}");
     }

@@ -18,7 +18,8 @@ pub struct Ratios {
     pub latency_max: f64,
     /// Goals take many tokens above this. 1.3 unless set.
     pub tokens_max: f64,
-    /// A single step is slow above this. 4 unless set: an answer may be long for once.
+    /// A single step is slow above this. 2 unless set: what is usual is the slowest of twenty, and an answer may be
+    /// long for once.
     pub step_max: f64,
     /// A single call is slow above this. 8 unless set.
     pub call_max: f64,
@@ -32,7 +33,7 @@ impl Default for Ratios {
             tool_success_min: 0.9,
             latency_max: 1.5,
             tokens_max: 1.3,
-            step_max: 4.0,
+            step_max: 2.0,
             call_max: 8.0,
         }
     }

@@ -1,10 +1,9 @@
 //! The monitor: one metric in, the anomalies that it shows out.
 
 use kintsugi_events::{Anomaly, AnomalyKind, Budget, Metric, Severity, Subject, ToolOutcome};
-use kintsugi_types::{AgentId, AgentKind, AnomalyId, IdSource, Score, Timestamp, ToolName};
+use kintsugi_types::{AgentId, AgentKind, AnomalyId, Bounded, IdSource, Score, Timestamp, ToolName};
 use serde::{Deserialize, Serialize};
 
-use crate::bounded::Bounded;
 use crate::series::{Gauge, LevelDeviation, RECENT, Series};
 use crate::settings::{MonitorSettings, Ratios};
 use crate::window::{AgentWindow, CallResult, Gauges, is_kind_slow};
@@ -88,7 +87,11 @@ impl Monitor {
             .or_else(|| kind.as_deref().and_then(|kind| kind.latency.known_usual()));
         let samples = window.enter(metric, settings.similarity_max);
         let levels = window.gauges.enter(&samples, kind.as_deref_mut(), &settings.ratios);
-        let usual_latency = usual_latency.filter(|_| !is_kind_slow(kind.as_deref()));
+        // Slow steps in a row are a level, and told as one.
+        let before = window.gauges.latency.before_last();
+        let usual_latency = usual_latency
+            .filter(|_| !is_kind_slow(kind.as_deref()))
+            .filter(|usual| before.is_none_or(|before| before <= usual * settings.ratios.step_max));
         let low_confidence = window.judge_confidence(metric, settings.confidence_floor);
 
         if let Some(spent) = metric.spent {

@@ -13,8 +13,11 @@ use crate::cascade::Climb;
 /// with an open recovery last, and these are abandoned; a forgotten subject's tries begin anew.
 pub const SUBJECTS_MAX: usize = 16_384;
 
-/// How many plans for one subject are remembered, to know an echo by; more are never under way at once.
+/// How many plans for one subject are remembered, to know an echo by.
 const PLANS_REMEMBERED: usize = 8;
+
+/// How many plans that others took the place of may wait for their end.
+pub(crate) const REPLACED_MAX: usize = PLANS_REMEMBERED;
 
 /// Parameter of a planned recovery: when it was planned.
 pub(crate) const PLANNED_AT: &str = "planned_at";
@@ -33,6 +36,10 @@ pub struct OpenRecovery {
 }
 
 impl OpenRecovery {
+    fn is(&self, recovery: &Recovery) -> bool {
+        self.plan.recovery == recovery.recovery
+    }
+
     /// A time among its parameters.
     fn time(&self, name: &str) -> Option<Timestamp> {
         self.plan.parameters.get(name).and_then(Value::as_str).and_then(|text| text.parse().ok())
@@ -77,13 +84,17 @@ struct Tries {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct SubjectAccount {
-    /// What the tries belong to: another goal or step begins anew.
+    /// What the tries belong to: another goal begins anew.
     goal: Option<GoalId>,
+    /// The step of the newest plan. A call that failed is not there any more in another step, and its tries neither.
     step: u32,
     tries: Vec<Tries>,
     /// How far the cascade has come in this goal.
     climb: Climb,
     open: Option<OpenRecovery>,
+    /// What `open` took the place of, oldest first: whoever was handed it still owes its end.
+    #[serde(default)]
+    replaced: Vec<OpenRecovery>,
     /// The newest plans, newest last: an echo of one of them changes nothing.
     plans: VecDeque<RecoveryId>,
     /// Number of the last event about it.
@@ -120,9 +131,14 @@ impl Account {
         self.subjects.get(subject).and_then(|account| account.open.as_ref())
     }
 
-    /// All open recoveries, by subject.
+    /// All recoveries of which an end is owed, by subject.
     pub fn all_open(&self) -> impl Iterator<Item = &OpenRecovery> {
-        self.subjects.values().filter_map(|account| account.open.as_ref())
+        self.subjects.values().flat_map(SubjectAccount::owed)
+    }
+
+    /// What the open recovery of `subject` took the place of and has no end yet, oldest first.
+    pub(crate) fn replaced(&self, subject: &Subject) -> &[OpenRecovery] {
+        self.subjects.get(subject).map_or(&[], |account| &account.replaced)
     }
 
     /// How often each action was carried out, by its name.
@@ -131,7 +147,7 @@ impl Account {
     }
 
     /// How many tries, of those that `is_counted` takes by policy and action, were made for this fault of `subject`
-    /// in this step of this goal.
+    /// in this goal; those of a tool's failure in this step alone.
     pub(crate) fn tries(
         &self,
         subject: &Subject,
@@ -141,7 +157,8 @@ impl Account {
     ) -> u32 {
         self.subjects
             .get(subject)
-            .filter(|account| account.goal.as_ref() == goal && account.step == step)
+            .filter(|account| account.goal.as_ref() == goal)
+            .filter(|account| account.step == step || fault != FaultType::ToolFailure)
             .into_iter()
             .flat_map(|account| &account.tries)
             .filter(|tries| tries.fault == fault && is_counted(tries.policy.as_deref(), tries.action))
@@ -159,7 +176,13 @@ impl Account {
 
     /// The open recoveries that a new one for `subject` would crowd out.
     pub(crate) fn crowded_out(&self, subject: &Subject) -> Vec<OpenRecovery> {
-        self.longest_untouched(subject).iter().filter_map(|crowded| self.open(crowded).cloned()).collect()
+        let crowded = self.longest_untouched(subject);
+        crowded
+            .iter()
+            .filter_map(|subject| self.subjects.get(subject))
+            .flat_map(SubjectAccount::owed)
+            .cloned()
+            .collect()
     }
 
     fn longest_untouched(&self, newcomer: &Subject) -> Vec<Subject> {
@@ -190,14 +213,14 @@ impl Account {
         account.touched = self.events;
         if account.goal != recovery.goal {
             account.climb = Climb::default();
+            account.tries.clear();
+        } else if account.step != recovery.step {
+            account.tries.retain(|tries| tries.fault != FaultType::ToolFailure);
         }
+        account.goal.clone_from(&recovery.goal);
+        account.step = recovery.step;
         if let Some(rung) = recovery.rung {
             account.climb.try_rung(rung);
-        }
-        if account.goal != recovery.goal || account.step != recovery.step {
-            account.goal.clone_from(&recovery.goal);
-            account.step = recovery.step;
-            account.tries.clear();
         }
         match account.tries.iter_mut().find(|tries| tries.are_of(recovery)) {
             Some(tries) => tries.count = tries.count.saturating_add(1),
@@ -208,14 +231,13 @@ impl Account {
                 count: 1,
             }),
         }
-        account.open = Some(OpenRecovery { plan: Box::new(recovery.clone()), started: false });
+        let open = OpenRecovery { plan: Box::new(recovery.clone()), started: false };
+        account.replaced.extend(account.open.replace(open));
     }
 
     fn open_mut(&mut self, recovery: &Recovery) -> Option<&mut OpenRecovery> {
-        self.subjects
-            .get_mut(&recovery.agent)
-            .and_then(|account| account.open.as_mut())
-            .filter(|open| open.plan.recovery == recovery.recovery)
+        let account = self.subjects.get_mut(&recovery.agent)?;
+        account.open.iter_mut().chain(&mut account.replaced).find(|open| open.is(recovery))
     }
 
     fn closed(&mut self, recovery: &Recovery) {
@@ -225,25 +247,19 @@ impl Account {
         }
         let count = self.actions.entry(recovery.action.name().to_owned()).or_default();
         let Some(account) = self.subjects.get_mut(&recovery.agent) else { return };
-        account.open = None;
+        account.open.take_if(|open| open.is(recovery));
+        account.replaced.retain(|open| !open.is(recovery));
         account.touched = self.events;
         match recovery.phase {
             RecoveryPhase::Completed => {
                 count.tried += 1;
                 count.succeeded += 1;
-                account.climb = Climb::default();
-                account.tries.retain(|tries| tries.fault != recovery.fault_type);
+                account.helped(recovery);
             }
             RecoveryPhase::Failed => count.tried += 1,
-            // What was never carried out was no try.
             _ => {
                 count.abandoned += 1;
-                if let Some(rung) = recovery.rung {
-                    account.climb.leave_rung(rung);
-                }
-                for tries in account.tries.iter_mut().filter(|tries| tries.are_of(recovery)) {
-                    tries.count = tries.count.saturating_sub(1);
-                }
+                account.take_back(recovery);
             }
         }
     }
@@ -256,8 +272,42 @@ impl Account {
             && let Some(account) = self.subjects.get_mut(&recovery.agent)
             && account.plans.contains(&recovery.recovery)
         {
-            account.climb = Climb::default();
-            account.tries.retain(|tries| tries.fault != recovery.fault_type);
+            account.helped(recovery);
+        }
+    }
+}
+
+impl SubjectAccount {
+    /// Recoveries of which an end is owed.
+    fn owed(&self) -> impl Iterator<Item = &OpenRecovery> {
+        self.replaced.iter().chain(&self.open)
+    }
+
+    /// The fault is over: what was tried for it counts no more. To watch mends nothing, and what another policy mended
+    /// is not what the cascade climbs for.
+    fn helped(&mut self, recovery: &Recovery) {
+        if recovery.action == RecoveryAction::Monitor || recovery.goal != self.goal {
+            return;
+        }
+        if recovery.rung.is_some() {
+            self.climb = Climb::default();
+        }
+        self.tries.retain(|tries| tries.fault != recovery.fault_type);
+    }
+
+    /// What was never carried out was no try.
+    fn take_back(&mut self, recovery: &Recovery) {
+        if recovery.goal != self.goal {
+            return;
+        }
+        if let Some(rung) = recovery.rung {
+            self.climb.leave_rung(rung);
+        }
+        if recovery.step != self.step && recovery.fault_type == FaultType::ToolFailure {
+            return;
+        }
+        for tries in self.tries.iter_mut().filter(|tries| tries.are_of(recovery)) {
+            tries.count = tries.count.saturating_sub(1);
         }
     }
 }

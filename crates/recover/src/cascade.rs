@@ -32,8 +32,6 @@ pub const RUNGS: [Rung; 5] = [
 pub struct Climb {
     /// The rungs that were tried, a bit each.
     tried: u8,
-    /// The highest rung that was tried; 0 before the first.
-    highest: u8,
 }
 
 impl Climb {
@@ -41,20 +39,18 @@ impl Climb {
     /// then one higher each time, then those that were skipped. `None` when each was tried.
     pub fn next(self, health: Score) -> Option<&'static Rung> {
         let is_left = |rung: &&Rung| self.tried & bit(rung.number) == 0;
-        if self.highest == 0 {
+        if self.tried == 0 {
             let entry = RUNGS.iter().rev().find(|rung| rung.health_max >= health.get());
             return entry.or_else(|| RUNGS.first());
         }
-        let higher = RUNGS.iter().filter(|rung| rung.number > self.highest).find(is_left);
+        let is_above = |rung: &&Rung| bit(rung.number) > self.tried;
+        let higher = RUNGS.iter().filter(is_above).find(is_left);
         higher.or_else(|| RUNGS.iter().find(is_left))
     }
 
     /// Notes that a rung is tried.
     pub const fn try_rung(&mut self, number: u8) {
         self.tried |= bit(number);
-        if number > self.highest {
-            self.highest = number;
-        }
     }
 
     /// Takes back that a rung was tried: it was never carried out.
@@ -95,5 +91,20 @@ mod tests {
         assert_eq!(order, [3, 4, 5, 1, 2]);
         climb.leave_rung(4);
         assert_eq!(climb.next(Score::new(0.5)).unwrap().number, 4);
+    }
+
+    #[test]
+    fn a_rung_that_was_not_carried_out_is_not_climbed_over() {
+        let mut climb = Climb::default();
+        for _ in 0..9 {
+            let rung = climb.next(Score::new(0.9)).unwrap().number;
+            assert_eq!(rung, 1);
+            climb.try_rung(rung);
+            climb.leave_rung(rung);
+        }
+        climb.try_rung(1);
+        climb.try_rung(2);
+        climb.leave_rung(2);
+        assert_eq!(climb.next(Score::new(0.9)).unwrap().number, 2);
     }
 }

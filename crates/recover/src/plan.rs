@@ -6,7 +6,7 @@ use kintsugi_events::{Diagnosis, Mode, Recovery, RecoveryAction, RecoveryPhase, 
 use kintsugi_types::{IdSource, RecoveryId, RetryPolicy, Timestamp, ToolName};
 use serde_json::{Map, Value};
 
-use crate::account::{Account, DEADLINE, HALF_OPEN_MS, OpenRecovery, PLANNED_AT};
+use crate::account::{Account, DEADLINE, HALF_OPEN_MS, OpenRecovery, PLANNED_AT, REPLACED_MAX};
 use crate::breaker::after;
 use crate::cascade::Climb;
 use crate::policy::{Parameters, PolicySet, TIME_MS_MAX};
@@ -153,30 +153,46 @@ impl Planner<'_> {
         self.carry_out(&choice);
     }
 
-    /// Settles what is open for the subject, for there is never a recovery of a recovery. Returns why nothing more
-    /// is to be planned, where that is so.
+    /// Looks at what is open for the subject, for there is never a recovery of a recovery. Returns why nothing more
+    /// is to be planned, where that is so; else a new plan may take its place.
+    ///
+    /// What is replaced is not ended here: its agent, to which it was handed, tells what became of it, and two would
+    /// say two things.
     fn settle_open(&mut self) -> Option<String> {
         let diagnosis = self.diagnosis;
-        let open = self.account.open(&diagnosis.agent)?.clone();
-        let under_way = || Some(format!("{} is under way for it", open.plan.recovery));
-        let (seen, planned_on) = (diagnosis.sequence, open.plan.sequence);
+        let open = self.account.open(&diagnosis.agent)?;
+        let under_way = format!("{} is under way for it", open.plan.recovery);
         if diagnosis.agent.agent().is_none() {
-            return under_way();
+            return Some(under_way);
         }
+        let (seen, planned_on) = (diagnosis.sequence, open.plan.sequence);
         // A diagnosis from outside may not know the sequence; it is taken to be new.
         let is_newer = seen == 0 || seen > planned_on;
-        let is_same_step = diagnosis.goal == open.plan.goal && diagnosis.step == open.plan.step;
-        let (phase, outcome) = if is_same_step && open.plan.action == RecoveryAction::Monitor {
-            (RecoveryPhase::Abandoned, "more is wrong than watching can mend".to_owned())
-        } else if !is_newer {
-            return under_way();
-        } else if is_same_step {
-            (RecoveryPhase::Failed, format!("the step failed again: {}", diagnosis.root_cause))
-        } else {
-            (RecoveryPhase::Abandoned, "the agent had moved on".to_owned())
-        };
-        self.close(&open, phase, &outcome);
+        let is_same_goal = diagnosis.goal == open.plan.goal;
+        let is_same_step = is_same_goal && diagnosis.step == open.plan.step;
+        let is_watching = is_same_step && open.plan.action == RecoveryAction::Monitor;
+        // What was taken up at the end of the step that this diagnosis is about has not acted yet.
+        let is_not_measured = is_same_goal && !is_same_step && open.started;
+        if !is_watching && (!is_newer || is_not_measured) {
+            return Some(under_way);
+        }
+        self.close_forgotten();
         None
+    }
+
+    /// Ends the oldest replaced plan where there is no room for another: its agent does not answer.
+    fn close_forgotten(&mut self) {
+        let replaced = self.account.replaced(&self.diagnosis.agent);
+        if replaced.len() < REPLACED_MAX {
+            return;
+        }
+        if let Some(oldest) = replaced.first().cloned() {
+            self.close(
+                &oldest,
+                RecoveryPhase::Abandoned,
+                "others took its place, and nothing was heard of it",
+            );
+        }
     }
 
     /// The best policy that is not spent; else, for an agent, the next rung of the cascade; else what the diagnosis

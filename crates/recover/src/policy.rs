@@ -55,6 +55,9 @@ pub struct Conditions {
     /// This would be at most the so-manieth try for the fault, by whichever policy, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt_at_most: Option<u32>,
+    /// The diagnosis recommends this action.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recommended: Option<RecoveryAction>,
     /// A score fell by more than this below what it usually is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallen_by_more_than: Option<f64>,
@@ -77,6 +80,7 @@ impl Conditions {
             && self.error_tier.is_none_or(|wanted| tier == Some(wanted))
             && self.tool_streak.is_none_or(|least| streak >= least)
             && self.attempt_at_most.is_none_or(|most| attempt <= most)
+            && self.recommended.is_none_or(|wanted| wanted == diagnosis.recommended_action)
             && self.fallen_by_more_than.is_none_or(|least| diagnosis.fallen_by.is_some_and(|by| by > least))
             && self.context_above.is_none_or(|least| diagnosis.context_ratio.is_some_and(|used| used > least))
             && self.subject.is_none_or(|wanted| wanted == SubjectKind::of(&diagnosis.agent))

@@ -122,7 +122,7 @@ impl World {
         let mut for_agent = Vec::new();
         for anomaly in self.monitor.observe(metric, self.now, &mut self.ids) {
             self.anomalies.push((anomaly.anomaly, anomaly.kind));
-            let diagnosis = Rules.diagnose(&anomaly, &[], &mut self.ids);
+            let diagnosis = Rules.diagnose(&anomaly, 0, &mut self.ids);
             self.seed += 1;
             let planned = self.recoverer.plan(&diagnosis, self.now, self.seed, &mut self.ids);
             let answers = planned.iter().filter(|plan| plan.diagnosis == diagnosis.diagnosis);

@@ -1,10 +1,11 @@
 //! What the actors of a node share: nothing is global, it is handed down.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::System;
 use kintsugi_agent::KindConfig;
+use kintsugi_chaos::Lasting;
 use kintsugi_eventlog::{Append, Committed, EventLog, LogError, OnCommit};
 use kintsugi_events::{Event, Mode};
 use kintsugi_gpu_scheduler::{EngineReport, GpuScheduler, SchedulerContext, SchedulerHandle};
@@ -41,6 +42,8 @@ pub struct NodeContext {
     pub feed: Feed,
     /// What runs outside for the agents.
     pub(crate) effects: RunningEffects,
+    /// Faults on purpose that still go on. Like those that they stand for, they do not outlive the process.
+    lasting_faults: Mutex<Lasting>,
     pub(crate) is_stopping: AtomicBool,
     /// The actor system that everything lives in.
     pub(crate) system: System,
@@ -88,6 +91,7 @@ impl NodeContext {
             status: Arc::default(),
             feed: Feed::default(),
             effects: RunningEffects::default(),
+            lasting_faults: Mutex::default(),
             is_stopping: AtomicBool::new(false),
             system: System::current(),
         })
@@ -164,6 +168,11 @@ impl NodeContext {
     pub(crate) fn give_up(&self, reason: String) {
         self.status.log_failed(reason);
         self.system.stop_with_code(1);
+    }
+
+    /// Faults on purpose that still go on.
+    pub(crate) fn lasting_faults(&self) -> MutexGuard<'_, Lasting> {
+        self.lasting_faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The configuration of a kind.

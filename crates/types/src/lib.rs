@@ -4,6 +4,7 @@
 //! This crate imports nothing of ours, does no IO and holds no global state. Time and ids come through
 //! [`Clock`] and [`IdSource`], so that everything above can run under simulation.
 
+pub mod bounded;
 pub mod chat;
 pub mod id;
 pub mod invariant;
@@ -14,6 +15,7 @@ pub mod time;
 pub mod tool;
 pub mod units;
 
+pub use bounded::Bounded;
 pub use chat::{Completion, CompletionRequest, FinishReason, Grammar, Message, Role, Sampling, TokenUsage};
 pub use id::{
     AnomalyId, DerivedIds, DiagnosisId, EffectId, EventId, IdSource, LeaseId, RecoveryId, RunId, SeededIds,

@@ -58,7 +58,8 @@ pub(super) fn join(trace: &Trace) -> Joined<'_> {
     let (mut after_effects, mut false_alarms) = (Vec::new(), Vec::new());
     for found in &trace.anomalies {
         if !attribute(found, &mut cases) {
-            let in_a_wake = cases.iter().any(|case| case.is_in_wake(found));
+            let in_a_wake =
+                cases.iter().any(|case| case.is_in_wake(found) || case.is_in_window(found, trace));
             if in_a_wake { &mut after_effects } else { &mut false_alarms }.push(found.anomaly.kind);
         }
     }
@@ -127,6 +128,18 @@ impl<'a> Case<'a> {
             && self.fault.agent == work.agent
             && self.fault.goal.as_ref() == Some(&work.goal)
             && self.covers(*step)
+    }
+
+    /// Whether an anomaly is told of a level that a try struck by the fault is among.
+    fn is_in_window(&self, found: &Found, trace: &Trace) -> bool {
+        let Some((work, _)) = &found.place else { return false };
+        let (from, to) = (self.at, found.at);
+        if found.anomaly.window < 2 || self.fault.agent != work.agent || from > to {
+            return false;
+        }
+        let of_agent = trace.tries.iter().filter(|(work, _)| work.agent == self.fault.agent);
+        let since = of_agent.flat_map(|(_, tries)| tries).filter(|tried| tried.at > from && tried.at <= to);
+        since.count() <= found.anomaly.window as usize
     }
 
     fn covers(&self, step: u32) -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use kintsugi_agent::Command;
+use kintsugi_chaos::Lasting;
 use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position};
 use kintsugi_events::{AgentEvent, Event, Payload, Subject};
 use kintsugi_types::AgentId;
@@ -82,6 +83,9 @@ impl Handler<AgentCommitted> for Partition {
             self.node.scheduler.release_agent(&agent);
         }
         let Pending { events, decided, .. } = *pending;
+        if self.node.config.chaos.is_some() {
+            end_lasting_faults(&mut self.node.lasting_faults(), &agent, &events);
+        }
         self.note_committed(&agent, &events, &decided, &committed);
         self.settled(&agent, decided, false, ctx);
     }
@@ -89,6 +93,20 @@ impl Handler<AgentCommitted> for Partition {
 
 fn ends_a_goal(event: &Event) -> bool {
     matches!(&event.payload, Payload::Agent(event) if matches!(**event, AgentEvent::GoalEnded(_)))
+}
+
+/// A recovery makes an agent's memory anew from its journal, and what befell a goal ends with it.
+fn end_lasting_faults(lasting: &mut Lasting, agent: &AgentId, events: &[Event]) {
+    for event in events {
+        match &event.payload {
+            Payload::Agent(event) => match &**event {
+                AgentEvent::RecoveryStarted { .. } => lasting.rebuilt(agent),
+                AgentEvent::GoalEnded(_) | AgentEvent::GoalReassigned { .. } => lasting.forget(agent),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
 }
 
 impl Partition {

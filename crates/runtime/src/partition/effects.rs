@@ -148,7 +148,7 @@ impl Partition {
             let begun = Instant::now();
             let deadline = begun.checked_add(limit);
             let tool_call = ToolCall { attempt, deadline, ..ToolCall::new(effect, call.args, input) };
-            let strike = exposed.strike_tool(&node);
+            let strike = exposed.strike_tool(&node, &call.tool);
             let kept_from = match strike {
                 Some(strike) => strike.before_call().await.err(),
                 None => None,

@@ -9,7 +9,7 @@ use kintsugi_eventlog::{Append, NewRecord};
 use kintsugi_events::{Envelope, Event, FaultEdge, FaultKind, Goal, InjectedFault, Payload, Subject};
 use kintsugi_gpu_scheduler::{LeaseRequest, ThinkError};
 use kintsugi_tools::{ToolError, ToolOutput};
-use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds};
+use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds, ToolName};
 use tracing::{debug, error};
 
 use super::remembered::Remembered;
@@ -43,10 +43,17 @@ impl Exposed {
         Place { goal, step: self.step, attempt: self.attempt }
     }
 
-    /// The fault that strikes a tool call.
-    pub(super) fn strike_tool(&self, node: &Arc<NodeContext>) -> Option<Strike> {
+    /// The fault that strikes a call of `tool`: one that still goes on, or a new one.
+    pub(super) fn strike_tool(&self, node: &Arc<NodeContext>, tool: &ToolName) -> Option<Strike> {
         let plan = node.config.chaos?;
+        if let Some(kind) = node.lasting_faults().meet_outage(&self.agent, tool) {
+            return Some(Strike { kind, delay: Duration::ZERO });
+        }
         let kind = plan.strike(self.place(), FaultEdge::Tool)?;
+        if injure::tool_failure(kind).is_some() {
+            let tries = plan.outage_tries(self.place()) - 1;
+            node.lasting_faults().begin_outage(self.agent.clone(), tool.clone(), kind, tries);
+        }
         Some(self.tell(node, plan, kind))
     }
 
@@ -57,6 +64,9 @@ impl Exposed {
         if is_still_stuck(plan, place, messages) {
             return Some(Strike { kind: FaultKind::StuckThought, delay: Duration::ZERO });
         }
+        if node.lasting_faults().altered(&self.agent).is_some() {
+            return Some(Strike { kind: FaultKind::CorruptedMemory, delay: Duration::ZERO });
+        }
         let kind = plan.strike(place, FaultEdge::Model)?;
         let is_possible = match kind {
             // Who said nothing yet cannot repeat it.
@@ -64,7 +74,14 @@ impl Exposed {
             FaultKind::CorruptedMemory => observed_digits(messages) > 0,
             _ => true,
         };
-        is_possible.then(|| self.tell(node, plan, kind))
+        if !is_possible {
+            return None;
+        }
+        if kind == FaultKind::CorruptedMemory {
+            let digit = plan.among(place, observed_digits(messages));
+            node.lasting_faults().alter(self.agent.clone(), digit);
+        }
+        Some(self.tell(node, plan, kind))
     }
 
     fn tell(&self, node: &Arc<NodeContext>, plan: FaultPlan, kind: FaultKind) -> Strike {
@@ -90,10 +107,9 @@ impl Exposed {
         Strike { kind, delay: plan.delay(self.place()) }
     }
 
-    /// Alters one digit of what tools told before.
+    /// Alters the one digit of what tools told before that the agent remembers as another.
     fn corrupt(&self, node: &Arc<NodeContext>, messages: &mut [Message]) {
-        let Some(plan) = node.config.chaos else { return };
-        let mut place = plan.among(self.place(), observed_digits(messages));
+        let Some(mut place) = node.lasting_faults().altered(&self.agent) else { return };
         for message in messages.iter_mut().filter(|message| message.role == Role::Tool) {
             let digits = injure::digits(&message.content);
             if place < digits {

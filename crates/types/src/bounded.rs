@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kintsugi_types::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::time::Timestamp;
 
 /// A map of at most a given number of entries.
 ///
