@@ -16,10 +16,11 @@ use kintsugi_eventlog::EventLog;
 use kintsugi_events::health::HealthThresholds;
 use kintsugi_events::{ActionCall, Goal, Mode};
 use kintsugi_gpu_scheduler::{RebuildPolicy, SchedulerConfig, scripted};
+use kintsugi_monitor::MonitorSettings;
 use kintsugi_recover::PolicySet;
 use kintsugi_runtime::config::{CommandProbe, EffectProbe};
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{Node, NodeConfig, Population};
+use kintsugi_runtime::{Node, NodeConfig, Population, SharedPolicies};
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
 use kintsugi_types::{
     AgentKind, ByteCount, CompletionRequest, GoalId, RetryPolicy, Role, SystemClock, TenantId, ToolName,
@@ -182,11 +183,12 @@ pub fn parts_with(
             tenant: TenantId::default(),
             kinds: BTreeMap::from([(kind.clone(), Arc::new(config))]),
             population: vec![Population { kind, count: agents }],
-            policies: Arc::new(if wiring.without_policies {
+            policies: SharedPolicies::new(Arc::new(if wiring.without_policies {
                 PolicySet::default()
             } else {
                 PolicySet::parse(POLICIES, "short.yaml")?
-            }),
+            })),
+            monitor: MonitorSettings::default(),
             mode: wiring.mode,
             runnable_max: slots * 2,
             seed: 1,

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kintsugi_agent::KindConfig;
-use kintsugi_recover::PolicySet;
 use kintsugi_runtime::Population;
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
 use kintsugi_types::AgentKind;
@@ -15,6 +14,7 @@ use kintsugi_types::AgentKind;
 use crate::failure::{Explain, Failure};
 use crate::kinds::{self, Kinds};
 use crate::model::Probe;
+use crate::policies::PolicyFolder;
 use crate::roster::Roster;
 use crate::settings::{HttpSettings, Settings};
 
@@ -30,8 +30,8 @@ pub(crate) struct Example {
     pub(crate) population: Vec<Population>,
     /// Who works in it and with what.
     pub(crate) roster: Roster,
-    /// The policies of recovery.
-    pub(crate) policies: Arc<PolicySet>,
+    /// The policies of recovery. Edits are taken over while goals are open, so no configuration depends on them.
+    pub(crate) policies: PolicyFolder,
     /// BLAKE3 over all files that make the configuration, in base 16.
     pub(crate) config_hash: String,
 }
@@ -106,6 +106,13 @@ fn remove_beside(files: &Path, name: &OsStr) -> Result<(), Failure> {
     Ok(())
 }
 
+impl Example {
+    /// How many agents there are in all.
+    pub(crate) fn agents_total(&self) -> u32 {
+        self.population.iter().map(|kind| kind.count).sum()
+    }
+}
+
 /// Loads an example whose data lies in `files`. `agents` overrides how many agents there are in all; `probe` tells
 /// whether their prompts fit.
 pub(crate) fn load(
@@ -129,7 +136,6 @@ pub(crate) fn load(
     };
     hash_folder(&mut hasher, &tools_dir)?;
     hash_folder(&mut hasher, &dir.join("agents"))?;
-    hash_folder(&mut hasher, &dir.join("policies"))?;
     let Kinds { configs: kinds, mut population } = kinds::load(dir, &tools, settings, probe)?;
     if let Some(wanted) = agents {
         share_out(&mut population, wanted)?;
@@ -139,28 +145,10 @@ pub(crate) fn load(
         .map_err(Failure::usage)?;
     hasher.update(settings_text.as_bytes());
     hasher.update(format!("{population:?}").as_bytes());
-    let policies = Arc::new(load_policies(&dir.join("policies"))?);
+    let policies = PolicyFolder::open(dir.join("policies"))?;
     let config_hash = hasher.finalize().to_hex().to_string();
     let roster = Roster::new(&population, &tools);
     Ok(Example { name, tools: Arc::new(tools), kinds, population, roster, policies, config_hash })
-}
-
-/// YAML is written with either ending.
-const POLICY_ENDINGS: [&str; 2] = ["yaml", "yml"];
-
-fn load_policies(dir: &Path) -> Result<PolicySet, Failure> {
-    let files = if dir.is_dir() { sorted_files(dir, &POLICY_ENDINGS)? } else { Vec::new() };
-    match files.as_slice() {
-        [] => Ok(PolicySet::builtin()),
-        [file] => {
-            let text = std::fs::read_to_string(file).outside(|| format!("read {}", file.display()))?;
-            PolicySet::parse(&text, &file.display().to_string()).map_err(Failure::usage)
-        }
-        [_, second, ..] => Err(Failure::usage(format_args!(
-            "{}: one file of policies is read, put all of them into it",
-            second.display()
-        ))),
-    }
 }
 
 /// Shares `wanted` agents out among the kinds in proportion to what the example says, each at least one.
@@ -201,11 +189,7 @@ fn hash_folder(hasher: &mut blake3::Hasher, dir: &Path) -> Result<(), Failure> {
     if !dir.is_dir() {
         return Ok(());
     }
-    let mut files: Vec<PathBuf> = Vec::new();
-    for endings in [["toml"].as_slice(), &POLICY_ENDINGS] {
-        files.extend(sorted_files(dir, endings)?);
-    }
-    for file in files {
+    for file in sorted_files(dir, &["toml"])? {
         let bytes = std::fs::read(&file).outside(|| format!("read {}", file.display()))?;
         hasher.update(file.file_name().map_or(b"".as_slice(), |name| name.as_encoded_bytes()));
         hasher.update(&bytes);

@@ -20,6 +20,7 @@ mod model;
 mod models;
 mod node_parts;
 mod panics;
+mod policies;
 mod progress;
 mod publish;
 mod reasons;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kintsugi_chaos::FaultPlan;
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
+use kintsugi_monitor::MonitorSettings;
 use kintsugi_runtime::NodeConfig;
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
@@ -35,7 +36,8 @@ pub(crate) fn node_parts(
             tenant,
             kinds: example.kinds.clone(),
             population: example.population.clone(),
-            policies: example.policies.clone(),
+            policies: example.policies.shared(),
+            monitor: MonitorSettings { health: settings.healing.thresholds, ..settings.healing.monitor },
             mode: settings.healing.mode,
             runnable_max: settings.node.slots * 2,
             seed: settings.node.seed,

@@ -70,6 +70,14 @@ impl Progress {
         }
     }
 
+    /// Says something beside the progress, however quiet it is: somebody has to know.
+    pub(crate) fn note(&self, words: &str) {
+        match self {
+            Self::Bar { bar, .. } => bar.println(words),
+            Self::Quiet | Self::Lines { .. } => say(words),
+        }
+    }
+
     /// Takes the bar away.
     pub(crate) fn finish(&self) {
         if let Self::Bar { bar, .. } = self {

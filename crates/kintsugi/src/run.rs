@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     folder.check_unchanged()?;
     let files = folder.files();
     example::copy_data(dir, &files, folder.is_resumed)?;
-    let example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
+    let mut example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
     // Its memory is the engine's that works.
     drop(probe);
     goals.check(&example.roster)?;
@@ -76,8 +76,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         .collect();
     let begun = Instant::now();
     let parts = node_parts(settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
-    let agents_total = example.population.iter().map(|kind| kind.count).sum();
-    let outcome = work(arguments, parts, &goals, &log, agents_total)?;
+    let outcome = work(arguments, parts, &goals, &log, &mut example)?;
     draw_residency(&folder, &outcome)?;
     let view = RunView::read(log.as_ref())?;
     let summary = Summary::new(
@@ -85,7 +84,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         &Ran {
             folder: &folder,
             wall_s: begun.elapsed().as_secs_f64(),
-            agents_total,
+            agents_total: example.agents_total(),
             log_bytes: log.size().bytes,
             stats: &outcome.stats,
             tools: &example.tools,
@@ -111,8 +110,9 @@ fn work(
     parts: NodeParts,
     goals: &[Goal],
     log: &Arc<EmbeddedLog>,
-    agents_total: u32,
+    example: &mut Example,
 ) -> Result<Outcome, Failure> {
+    let agents_total = example.agents_total();
     let before = RunView::read(log.as_ref())?;
     let published: HashSet<_> = before.goals.keys().cloned().collect();
     let mut done_before = before.goals.len() - before.open_goals();
@@ -148,6 +148,9 @@ fn work(
         if node.has_ended() {
             progress.finish();
             return Err(Failure::job("the node ended by itself; the same command resumes the run"));
+        }
+        if let Some(said) = example.policies.follow(Instant::now()) {
+            progress.note(&said);
         }
         if done >= goals.len() {
             // The counters are for display; the log has the last word.
@@ -208,7 +211,7 @@ fn hash<'a>(goals: impl Iterator<Item = &'a Goal>) -> String {
 }
 
 fn opening(folder: &RunFolder, example: &Example, settings: &Settings) -> String {
-    let agents: u32 = example.population.iter().map(|kind| kind.count).sum();
+    let agents = example.agents_total();
     let verb = if folder.is_resumed { "resuming" } else { "running" };
     format!(
         "{verb} {}: {} goals, {agents} agents, {} at a time on {}, in {}",

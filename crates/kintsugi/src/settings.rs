@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kintsugi_agent::Prices;
 use kintsugi_events::Mode;
 use kintsugi_events::health::HealthThresholds;
+use kintsugi_monitor::MonitorSettings;
 use kintsugi_types::ByteCount;
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,8 @@ pub(crate) struct HealingSettings {
     pub(crate) mode: Mode,
     /// From which health an agent counts as degraded, recovering, failed.
     pub(crate) thresholds: HealthThresholds,
+    /// What the monitor takes for a deviation.
+    pub(crate) monitor: MonitorSettings,
 }
 
 /// The HTTP API of `up`.
@@ -126,6 +129,42 @@ pub(crate) struct Unfit<'a> {
     pub(crate) must: &'static str,
     /// The key of the setting that it is compared with, else its own.
     pub(crate) beside: &'static str,
+}
+
+/// A number's key, the number, whether it can be run with, and what it must be.
+type Fact = (&'static str, f64, bool, &'static str);
+
+/// What has to hold of the monitor's settings.
+fn monitor_facts(monitor: &MonitorSettings) -> impl Iterator<Item = Fact> {
+    let ratios = &monitor.ratios;
+    let share = |key, value: f64| (key, value, value > 0.0 && value < 1.0, "above 0 and below 1");
+    let multiple = |key, value: f64| (key, value, value.is_finite() && value > 1.0, "a number above 1");
+    let score = |key, value: f64| (key, value, (0.0..=1.0).contains(&value), "between 0 and 1");
+    let numbers = [
+        share("healing.monitor.ratios.confidence_min", ratios.confidence_min),
+        share("healing.monitor.ratios.coherence_min", ratios.coherence_min),
+        share("healing.monitor.ratios.tool_success_min", ratios.tool_success_min),
+        multiple("healing.monitor.ratios.latency_max", ratios.latency_max),
+        multiple("healing.monitor.ratios.tokens_max", ratios.tokens_max),
+        multiple("healing.monitor.ratios.step_max", ratios.step_max),
+        multiple("healing.monitor.ratios.call_max", ratios.call_max),
+        score("healing.monitor.similarity_max", monitor.similarity_max),
+        score("healing.monitor.confidence_floor", monitor.confidence_floor),
+        score("healing.monitor.context_ratio_max", monitor.context_ratio_max),
+        {
+            let slow = monitor.slow_ms_min;
+            ("healing.monitor.slow_ms_min", slow, slow.is_finite() && slow >= 0.0, "a number not below 0")
+        },
+    ];
+    let streaks = [
+        ("healing.monitor.tool_streak", monitor.tool_streak),
+        ("healing.monitor.refusal_streak", monitor.refusal_streak),
+        ("healing.monitor.same_call_streak", monitor.same_call_streak),
+        ("healing.monitor.failing_action_streak", monitor.failing_action_streak),
+        ("healing.monitor.similar_thought_streak", monitor.similar_thought_streak),
+    ]
+    .map(|(key, value)| (key, f64::from(value), value > 0, "at least 1"));
+    numbers.into_iter().chain(streaks)
 }
 
 impl Settings {
@@ -173,6 +212,9 @@ impl Settings {
             (http.open_goals_max > 0, "http.open_goals_max", &http.open_goals_max, "at least 1"),
             (http.streams_max > 0, "http.streams_max", &http.streams_max, "at least 1"),
         ];
+        if let Some((key, value, _, must)) = monitor_facts(&healing.monitor).find(|(_, _, holds, _)| !holds) {
+            return Err(refuse(&Unfit { key, value: &value, must, beside: key }));
+        }
         let Some((_, key, value, must)) = facts.into_iter().find(|(holds, ..)| !holds) else { return Ok(()) };
         let beside = must.strip_prefix("at most ").filter(|other| other.contains('.')).unwrap_or(key);
         Err(refuse(&Unfit { key, value, must, beside }))

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::web;
 use kintsugi_eventlog::embedded::Options;
@@ -20,6 +20,7 @@ use crate::http::{self, Access, Api, Intake, Server};
 use crate::live::{Follower, Live};
 use crate::model;
 use crate::node_parts::node_parts;
+use crate::policies::PolicyFolder;
 use crate::resolved;
 use crate::run_folder::{RunFolder, find_or_begin_node, only_embedded};
 use crate::settings::Settings;
@@ -55,7 +56,7 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
     let (live, follower) = Live::follow(log.clone())?;
     let files = folder.files();
     example::copy_data(dir, &files, folder.is_resumed)?;
-    let example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
+    let mut example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
     // Its memory is the engine's that works.
     drop(probe);
     let tenant = TenantId::default();
@@ -70,7 +71,7 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
     // It was empty: there is one node.
     let _ = api.node.set(node.clone());
     announce(arguments, &folder, &example, &address)?;
-    let ending = serve(&node, &server, &signals, arguments.node.quiet);
+    let ending = serve(&node, &server, &signals, &mut example.policies, arguments.node.quiet);
     stop(server, api, follower, node);
     let open = live.view().open_goals();
     let last_words = format!("stopped with {open} goals open; the same command goes on");
@@ -138,7 +139,7 @@ fn announce(
     address: &SocketAddr,
 ) -> Result<(), Failure> {
     let path = folder.path.as_path();
-    let agents: u32 = example.population.iter().map(|kind| kind.count).sum();
+    let agents = example.agents_total();
     let url = format!("http://{address}");
     if arguments.node.format == Format::Json {
         let announced = json!({
@@ -159,7 +160,13 @@ fn announce(
 }
 
 /// Looks after the node until it shall end.
-fn serve(node: &Node, server: &Server, signals: &Signals, is_quiet: bool) -> Result<Ending, Failure> {
+fn serve(
+    node: &Node,
+    server: &Server,
+    signals: &Signals,
+    policies: &mut PolicyFolder,
+    is_quiet: bool,
+) -> Result<Ending, Failure> {
     loop {
         let status = node.status();
         for line in &status.seam_lines {
@@ -179,6 +186,9 @@ fn serve(node: &Node, server: &Server, signals: &Signals, is_quiet: bool) -> Res
                 kind: FailureKind::Outside,
                 message: "the HTTP server ended by itself, see the log; the same command goes on".to_owned(),
             });
+        }
+        if let Some(said) = policies.follow(Instant::now()) {
+            terminal::say(&said);
         }
         if let Some(ending) = signals.heard() {
             return Ok(ending);

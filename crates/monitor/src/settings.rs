@@ -65,7 +65,9 @@ pub struct MonitorSettings {
     pub slow_ms_min: f64,
     /// How far from the usual is too far.
     pub ratios: Ratios,
-    /// Below which health an agent counts as what; below `recovering` health is an anomaly.
+    /// Below which health an agent counts as what; below `recovering` health is an anomaly. Set with the node, for
+    /// agents judge themselves by it too.
+    #[serde(skip)]
     pub health: HealthThresholds,
 }
 

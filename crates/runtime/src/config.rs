@@ -7,8 +7,10 @@ use std::sync::Arc;
 use kintsugi_agent::{Command, KindConfig};
 use kintsugi_chaos::FaultPlan;
 use kintsugi_events::Mode;
-use kintsugi_recover::PolicySet;
+use kintsugi_monitor::MonitorSettings;
 use kintsugi_types::{AgentId, AgentKind, NameError, RetryPolicy, TenantId};
+
+use crate::policies::SharedPolicies;
 
 /// How many agents of a kind there are, and what they are called: `<kind>-<number>` from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +50,9 @@ pub struct NodeConfig {
     /// How many agents of each kind there are.
     pub population: Vec<Population>,
     /// The policies of recovery.
-    pub policies: Arc<PolicySet>,
+    pub policies: SharedPolicies,
+    /// What the monitor takes for a deviation.
+    pub monitor: MonitorSettings,
     /// How much the system may do by itself.
     pub mode: Mode,
     /// Runnable goals in progress at the same time: about twice the slots of the model.

@@ -311,7 +311,8 @@ impl Root {
                 partition.recipient()
             }
             Part::Monitor => {
-                start_stage(node, MonitorStage::new(kintsugi_monitor::MonitorSettings::default()), guard)
+                let stage = MonitorStage::new(node.config.monitor);
+                start_stage(node, stage, guard)
             }
             Part::Diagnose => start_stage(node, DiagnoseStage::default(), guard),
             Part::Recover => {

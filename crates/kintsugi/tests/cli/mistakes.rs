@@ -184,6 +184,9 @@ fn a_setting_that_no_node_can_run_with_is_named() {
     settings("[model]\n\ncontext_tokens = 0\n", &["desk/kintsugi.toml:3: ", "context_tokens is 0"]);
     settings("[healing]\nthresholds = { recovering = 0.1 }\n", &["desk/kintsugi.toml:2: "]);
     settings("[healing.thresholds]\nfailed = 0.5\n", &["`healing.thresholds.failed` is 0.5"]);
+    let step_max = ["desk/kintsugi.toml:2: ", "`healing.monitor.ratios.step_max` is 0.5", "above 1"];
+    settings("[healing.monitor.ratios]\nstep_max = 0.5\n", &step_max);
+    settings("[healing.monitor]\ntool_streaks = 3\n", &["did you mean `tool_streak`?"]);
     settings("[prices]\nprompt_usd_per_million = -1.0\n", &["`prices.prompt_usd_per_million` is -1"]);
     with(&[]).flags(&["--slots", "0"]).is_refused(2, &["flag --slots: ", "`node.slots` is 0"]);
 }

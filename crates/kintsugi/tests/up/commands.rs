@@ -217,3 +217,36 @@ fn completions_name_the_commands() {
         assert!(text.contains("kintsugi") && text.contains("publish"), "{shell}");
     }
 }
+
+#[test]
+fn policies_are_taken_over_while_the_node_is_up_and_broken_ones_are_told_and_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let desk = folder.path().join("desk");
+    for part in ["agents", "tools", "policies"] {
+        std::fs::create_dir_all(desk.join(part)).unwrap();
+        for file in std::fs::read_dir(example().join(part)).unwrap() {
+            let file = file.unwrap().path();
+            std::fs::copy(&file, desk.join(part).join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    for file in ["kintsugi.toml", "shop.db"] {
+        std::fs::copy(example().join(file), desk.join(file)).unwrap();
+    }
+    let mut up =
+        kintsugi(&["up", "desk", "--data-dir", "data", "--listen", "127.0.0.1:0", "--format", "json"]);
+    let mut node = Node::spawn(up.current_dir(folder.path()), None);
+    let mut says = node.says();
+    let file = desk.join("policies/recovery.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut edited = |text: &str, word: &str| {
+        std::fs::write(&file, text).unwrap();
+        says.by_ref().find(|line| line.contains(word)).unwrap()
+    };
+    let line = 1 + text.lines().position(|line| line.contains("action: rebuild_engine")).unwrap();
+    let told = edited(&text.replace("action: rebuild_engine", "action: rebuild_engin"), "stay");
+    assert!(told.starts_with(&format!("desk/policies/recovery.yaml:{line}:13: ")), "{told}");
+    assert!(told.contains("did you mean \"rebuild_engine\"?; the policies stay as they were"), "{told}");
+    let told = edited(&text.replace("rebuild-engine", "rebuild-it"), "policies");
+    assert_eq!(told, "policies: taken over from desk/policies/recovery.yaml");
+    node.kill();
+}

@@ -151,6 +151,11 @@ impl Node {
         (self.child.wait().unwrap().code(), said)
     }
 
+    /// What the node says from now on, line by line. It can be killed after this, and no longer be asked to end.
+    pub(crate) fn says(&mut self) -> impl Iterator<Item = String> + use<> {
+        BufReader::new(self.child.stderr.take().unwrap()).lines().map(Result::unwrap)
+    }
+
     /// Kills the node: it gets no time for anything.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();

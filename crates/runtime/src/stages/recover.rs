@@ -1,17 +1,16 @@
 //! Diagnoses in, recoveries out; and what came of them back in.
 
-use std::sync::Arc;
-
 use kintsugi_events::{Event, Mode, Payload, Topic};
-use kintsugi_recover::{PolicySet, Recoverer};
+use kintsugi_recover::Recoverer;
 use kintsugi_types::{DerivedIds, Timestamp};
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::policies::SharedPolicies;
 use crate::stage::Stage;
 
 /// The recoverer as a stage.
 pub(crate) struct RecoverStage {
-    policies: Arc<PolicySet>,
+    policies: SharedPolicies,
     mode: Mode,
     recoverer: Recoverer,
     seed: u64,
@@ -19,8 +18,8 @@ pub(crate) struct RecoverStage {
 
 impl RecoverStage {
     /// A recoverer that has planned nothing yet.
-    pub(crate) fn new(policies: Arc<PolicySet>, mode: Mode, seed: u64) -> Self {
-        Self { recoverer: Recoverer::new(policies.clone(), mode), policies, mode, seed }
+    pub(crate) fn new(policies: SharedPolicies, mode: Mode, seed: u64) -> Self {
+        Self { recoverer: Recoverer::new(policies.get(), mode), policies, mode, seed }
     }
 }
 
@@ -39,6 +38,7 @@ impl Stage for RecoverStage {
             Payload::Diagnosis(diagnosis) => {
                 // Each diagnosis draws for itself, the same again after a restart.
                 let seed = self.seed ^ diagnosis.diagnosis.as_uuid().as_u64_pair().1;
+                self.recoverer.policies = self.policies.get();
                 payloads(self.recoverer.plan(diagnosis, event.envelope.time, seed, ids))
             }
             Payload::Recovery(recovery) => {
@@ -59,7 +59,7 @@ impl Stage for RecoverStage {
 
     fn load(&mut self, state: &RawValue) -> serde_json::Result<()> {
         let account = serde_json::from_str(state.get())?;
-        self.recoverer = Recoverer::restore(self.policies.clone(), self.mode, account);
+        self.recoverer = Recoverer::restore(self.policies.get(), self.mode, account);
         Ok(())
     }
 }
