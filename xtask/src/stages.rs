@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::kafka::ForTests;
 use crate::shell::{cargo, run};
 use crate::{generate, reference_model, tidy};
 
@@ -29,6 +30,8 @@ pub(crate) fn test() -> Result<()> {
         cargo(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])?
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
+    // The tests of the Kafka log start a broker by themselves; begun here, it ends here too.
+    let _broker = ForTests::begin()?;
     run(
         "tests",
         &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--no-fail-fast"])?,
@@ -56,5 +59,6 @@ pub(crate) fn prove() -> Result<()> {
     let model = reference_model::smollm2()?;
     let mut tests = cargo(["test", "--release", "--workspace", "--all-features", "--locked"])?;
     tests.args(["--no-fail-fast", "--", "--include-ignored", "--nocapture"]).env("SMOLLM2_GGUF", model);
+    let _broker = ForTests::begin()?;
     run("long tests", &mut tests)
 }
