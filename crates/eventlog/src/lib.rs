@@ -1,7 +1,8 @@
 //! The log: what every other part appends to and reads from.
 //!
 //! [`log`] is the contract that a log keeps: records of many topics and the positions of consumers become durable
-//! together or not at all. [`record`] is what goes in and comes out. [`embedded`] keeps the contract in files.
+//! together or not at all. [`record`] is what goes in and comes out, and [`partitioner`] says where. [`embedded`]
+//! keeps the contract in files.
 //!
 //! This crate never reads an event's meaning, never calls an actor and never deletes what a caller still needs.
 
@@ -10,9 +11,11 @@ pub mod conformance;
 pub mod embedded;
 pub mod error;
 pub mod log;
+pub mod partitioner;
 pub mod record;
 
 pub use embedded::EmbeddedLog;
 pub use error::LogError;
 pub use log::{Append, Committed, EventLog, FrameId, LogReader, Lsn, OnCommit, Position};
+pub use partitioner::partition_of;
 pub use record::{NewRecord, Record, RecordError, TopicPartition};
