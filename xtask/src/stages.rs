@@ -20,6 +20,8 @@ pub(crate) fn test() -> Result<()> {
             "--all-targets",
             "--all-features",
             "--locked",
+            // The profile of the tests: the C libraries are built once for all.
+            "--release",
             "--",
             "-D",
             "warnings",
@@ -27,7 +29,7 @@ pub(crate) fn test() -> Result<()> {
     )?;
     run(
         "docs",
-        cargo(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])?
+        cargo(["doc", "--release", "--workspace", "--no-deps", "--locked", "--document-private-items"])?
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     // The tests of the Kafka log start a broker by themselves; begun here, it ends here too.
