@@ -41,7 +41,7 @@ pub(crate) fn test() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [&str; 5] = ["append", "steps", "wake", "heal", "decode"];
+const BENCHES: [&str; 6] = ["append", "kafka", "steps", "wake", "heal", "decode"];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {
@@ -49,6 +49,8 @@ pub(crate) fn bench(name: Option<&str>) -> Result<()> {
     if wanted.is_empty() {
         bail!("there is no bench {}; there are {}", name.unwrap_or_default(), BENCHES.join(", "));
     }
+    let needs_broker = wanted.iter().any(|bench| **bench == "kafka");
+    let _broker = needs_broker.then(ForTests::begin).transpose()?;
     for bench in wanted {
         // With the features of the tests, so that what those built serves here too.
         run(bench, &mut cargo(["bench", "--workspace", "--all-features", "--bench", bench])?)?;
