@@ -86,6 +86,9 @@ pub struct Append {
 pub struct Committed {
     /// The offset of each record in its topic partition, in the order of the append.
     pub offsets: Vec<u64>,
+    /// For each record an offset that is not above its own, such that no other record lies between the two. Whoever
+    /// has taken in everything below it has missed nothing before the record. In a dense log, the offsets themselves.
+    pub follows: Vec<u64>,
     /// The LSN of the first record; the others follow without a gap. [`LogReader::end_lsn`] where there is no record.
     pub first_lsn: Lsn,
     /// The group commit that it was part of.

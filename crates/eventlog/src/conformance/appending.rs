@@ -56,6 +56,11 @@ pub(super) fn offsets_grow_in_each_partition(harness: &mut dyn Harness) {
     if harness.is_dense() {
         assert_eq!((begin, first.first_lsn, second.first_lsn), (Lsn(0), Lsn(0), Lsn(4)));
     }
+    for committed in [&first, &second] {
+        assert_eq!(committed.follows.len(), committed.offsets.len());
+        assert!(committed.follows.iter().zip(&committed.offsets).all(|(follows, offset)| follows <= offset));
+        assert!(!harness.is_dense() || committed.follows == committed.offsets);
+    }
     for (at, offsets) in [(goals, &in_goals[..]), (other_goals, &in_other_goals), (metrics, &in_metrics)] {
         assert_eq!(Some(log.end_offset(at)), offsets.last().map(|offset| offset + 1));
     }

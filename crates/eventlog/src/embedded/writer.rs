@@ -114,6 +114,7 @@ impl Writer {
         if group.iter().all(|waiting| waiting.append.is_empty()) {
             let nothing = Committed {
                 offsets: Vec::new(),
+                follows: Vec::new(),
                 first_lsn: Lsn(self.next_lsn),
                 frame: FrameId(self.next_batch - 1),
                 appended_at_ms: now_ms,
@@ -168,10 +169,13 @@ impl Writer {
         let mut committed = Vec::with_capacity(group.len());
         for waiting in group {
             let places = &waiting.append.places;
-            let offsets =
-                places.iter().map(|at| next_offset(&mut self.tables.runs, &mut self.run_of, &catalog, *at));
+            let offsets: Vec<u64> = places
+                .iter()
+                .map(|at| next_offset(&mut self.tables.runs, &mut self.run_of, &catalog, *at))
+                .collect();
             committed.push(Committed {
-                offsets: offsets.collect(),
+                follows: offsets.clone(),
+                offsets,
                 first_lsn: Lsn(lsn),
                 frame: FrameId(self.next_batch),
                 appended_at_ms: now_ms,

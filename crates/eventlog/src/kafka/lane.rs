@@ -173,6 +173,7 @@ impl Lane {
         if group.iter().all(|waiting| waiting.append.is_empty()) {
             let nothing = Committed {
                 offsets: Vec::new(),
+                follows: Vec::new(),
                 first_lsn: self.shared.view.end_lsn(),
                 frame: FrameId(self.ledger.frame),
                 appended_at_ms: self.shared.options.clock.now().timestamp_millis(),
@@ -182,7 +183,7 @@ impl Lane {
         let mut positions = self.positions.clone();
         let changed = store(&mut positions, group.iter().flat_map(|waiting| &waiting.append.positions));
         let done = self.transact(group, positions, &changed, false)?;
-        let mut offsets = done.offsets.into_iter();
+        let (mut offsets, mut follows) = (done.offsets.into_iter(), done.follows.into_iter());
         let mut lsn = done.first_lsn;
         let committed = group.iter().map(|waiting| {
             let count = waiting.append.records.len();
@@ -190,6 +191,7 @@ impl Lane {
             lsn += count as u64;
             Committed {
                 offsets: offsets.by_ref().take(count).collect(),
+                follows: follows.by_ref().take(count).collect(),
                 first_lsn: if count == 0 { self.shared.view.end_lsn() } else { first_lsn },
                 frame: FrameId(self.ledger.frame),
                 appended_at_ms: done.time_ms,
@@ -228,9 +230,10 @@ impl Lane {
                     self.ledger = next;
                     self.positions.clone_from(&positions);
                     let places = group.iter().flat_map(|waiting| waiting.append.places());
-                    shared.view.committed(first, places.zip(offsets.iter().copied()), positions);
+                    let records = places.zip(offsets.iter().copied());
+                    let follows = shared.view.committed(first, records, positions);
                     self.note_up();
-                    return Ok(Done { offsets, first_lsn: first, time_ms });
+                    return Ok(Done { offsets, follows, first_lsn: first, time_ms });
                 }
                 Ok(None) => shared.view.gave_up(),
                 Err(error) => {
@@ -383,6 +386,7 @@ pub(super) fn start_producers(
 /// What a transaction came to.
 struct Done {
     offsets: Vec<u64>,
+    follows: Vec<u64>,
     first_lsn: u64,
     time_ms: i64,
 }

@@ -140,29 +140,34 @@ impl View {
         first
     }
 
-    /// The transaction that began with `first` was committed: `records` with their offsets, and `positions`.
+    /// The transaction that began with `first` was committed: `records` with their offsets, and `positions`. Returns
+    /// what each record follows.
     pub(super) fn committed(
         &self,
         first: u64,
         records: impl Iterator<Item = (TopicPartition, u64)>,
         positions: Positions,
-    ) {
+    ) -> Vec<u64> {
         let mut state = locked(&self.state);
-        let mut count = 0;
+        let mut follows = Vec::new();
         for (at, offset) in records {
-            count += 1;
+            // Only what nobody else writes to has nothing but marks of transactions in its gaps.
+            let is_ours = !state.tails.contains_key(&at);
+            let end = state.ends.get(&at).map_or(offset, Ends::end);
+            follows.push(if is_ours { end.min(offset) } else { offset });
             // What went to another lane's partition is that lane's to know.
             if let Some(ends) = state.ends.get_mut(&at) {
                 ends.acked = ends.acked.max(offset + 1);
             }
         }
         state.positions = positions;
-        if count > 0 {
-            state.end_lsn = first + count;
+        if !follows.is_empty() {
+            state.end_lsn = first + follows.len() as u64;
         }
         state.number_the_rest();
         drop(state);
         self.changed.notify_all();
+        follows
     }
 
     /// The transaction under way was not committed.

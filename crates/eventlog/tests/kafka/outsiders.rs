@@ -258,3 +258,23 @@ fn what_the_broker_deleted_is_told_and_passed_over() {
     assert_eq!(kept, ["3", "4"]);
     assert_eq!(log.position("monitor", AGENTS), Some(4));
 }
+
+/// Stages take what was committed from memory as long as nothing lies between.
+#[test]
+fn a_commit_tells_whether_anything_may_lie_between_it_and_the_last_one() {
+    let topics = Topics::new(1);
+    let log = topics.open([0]);
+    let mut next = 0;
+    for number in 0..5 {
+        let committed = log.append_wait(&one(AGENTS, &number.to_string())).expect("durable");
+        assert_eq!(committed.follows, [next], "the marks of transactions are nothing");
+        next = committed.offsets[0] + 1;
+    }
+    let goals = topics.connection.topic(Topic::Goals);
+    let first = log.append_wait(&one(GOALS, "ours")).expect("durable");
+    send(&outsider(&topics.connection), &goals, "theirs", None);
+    let second = log.append_wait(&one(GOALS, "ours again")).expect("durable");
+    let between = log.read(GOALS, first.offsets[0] + 1, 10, usize::MAX).expect("records");
+    assert_eq!(between.iter().map(text).collect::<Vec<_>>(), ["theirs", "ours again"]);
+    assert!(second.follows[0] > between[0].offset, "who has not read theirs has to: {second:?}");
+}
