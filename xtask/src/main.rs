@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure:?}");
+            eprintln!("error: {failure:#}");
             if kafka::is_missing(&failure) { ExitCode::from(MISSING) } else { ExitCode::FAILURE }
         }
     }

@@ -11,5 +11,7 @@ mod faults;
 mod outsiders;
 #[path = "kafka/ownership.rs"]
 mod ownership;
+#[path = "kafka/security.rs"]
+mod security;
 #[path = "kafka/topics.rs"]
 mod topics;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::BrokerError;
 use crate::jars::printed;
+use crate::tls;
 
 /// The longest that a broker takes to start on a busy machine.
 const START_MAX: Duration = Duration::from_mins(3);
@@ -68,6 +69,8 @@ pub(crate) fn format(folder: &Path, jars: &Path) -> Result<(), BrokerError> {
         .arg(format!("{}/*", jars.display()))
         .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c"])
         .arg(folder.join("server.properties"))
+        .arg("--add-scram")
+        .arg(format!("SCRAM-SHA-512=[name={},password={}]", tls::USER, tls::PASSWORD))
         .output()
         .map_err(|source| BrokerError::Io { what: "run java".to_owned(), source })?;
     if formatted.status.success() {

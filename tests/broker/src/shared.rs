@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::BrokerError;
 use crate::process::{self, Life};
 use crate::settings::{self, Ports};
-use crate::{folder, jars};
+use crate::{folder, jars, tls};
 
 /// Starts the broker where it is not up, and returns where clients find it.
 pub fn up() -> Result<String, BrokerError> {
@@ -26,10 +26,36 @@ pub fn up() -> Result<String, BrokerError> {
     settings::write(&home, ports)?;
     process::format(&home, &jars)?;
     let child = process::start(&home, &jars, ports.clients, Life::Daemon)?;
-    let started = Running { pid: child.id(), port: ports.clients };
+    let started = Running { pid: child.id(), port: ports.clients, secured: ports.secured };
     let state = home.join("state");
     fs::write(&state, started.to_text()).map_err(BrokerError::io("write", &state))?;
     Ok(started.bootstrap())
+}
+
+/// How the protected listener of a broker is reached.
+#[derive(Debug, Clone)]
+pub struct Secured {
+    /// Where clients find it.
+    pub bootstrap: String,
+    /// The file with the certificate that a client has to trust.
+    pub authority: PathBuf,
+    /// Who is let in, with SCRAM-SHA-512 or PLAIN.
+    pub user: &'static str,
+    /// That user's password.
+    pub password: &'static str,
+}
+
+/// Starts the broker where it is not up, and returns how its protected listener is reached.
+pub fn secured() -> Result<Secured, BrokerError> {
+    up()?;
+    let home = home()?;
+    let port = running(&home).map_or(0, |running| running.secured);
+    Ok(Secured {
+        bootstrap: format!("127.0.0.1:{port}"),
+        authority: tls::authority(&home),
+        user: tls::USER,
+        password: tls::PASSWORD,
+    })
 }
 
 /// Whether the broker is up.
@@ -73,6 +99,7 @@ fn lock(home: &Path) -> Result<File, BrokerError> {
 struct Running {
     pid: u32,
     port: u16,
+    secured: u16,
 }
 
 impl Running {
@@ -81,12 +108,13 @@ impl Running {
     }
 
     fn to_text(self) -> String {
-        format!("{} {}", self.pid, self.port)
+        format!("{} {} {}", self.pid, self.port, self.secured)
     }
 
     fn from_text(text: &str) -> Option<Self> {
-        let (pid, port) = text.trim().split_once(' ')?;
-        Some(Self { pid: pid.parse().ok()?, port: port.parse().ok()? })
+        let mut numbers = text.split_whitespace();
+        let pid = numbers.next()?.parse().ok()?;
+        Some(Self { pid, port: numbers.next()?.parse().ok()?, secured: numbers.next()?.parse().ok()? })
     }
 }
 
@@ -101,7 +129,7 @@ mod tests {
 
     #[test]
     fn what_is_running_comes_back_as_it_was_written() {
-        let running = Running { pid: 4711, port: 9092 };
+        let running = Running { pid: 4711, port: 9092, secured: 9093 };
         assert_eq!(Running::from_text(&running.to_text()), Some(running));
         assert_eq!(Running::from_text(""), None);
     }
