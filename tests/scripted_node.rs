@@ -20,7 +20,7 @@ use kintsugi_monitor::MonitorSettings;
 use kintsugi_recover::PolicySet;
 use kintsugi_runtime::config::{CommandProbe, EffectProbe};
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{Node, NodeConfig, Population, SharedPolicies};
+use kintsugi_runtime::{Node, NodeConfig, Population, SharedPolicies, Stages};
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
 use kintsugi_types::{
     AgentKind, ByteCount, CompletionRequest, GoalId, RetryPolicy, Role, SystemClock, TenantId, ToolName,
@@ -54,6 +54,8 @@ pub struct Wiring {
     pub chaos: Option<FaultPlan>,
     /// Whether no policy applies to anything, so that the cascade mends.
     pub without_policies: bool,
+    /// Which healing stages run; all unless said.
+    pub stages: Stages,
 }
 
 /// The declaration of the script's HTTP tool at `url`: how it may be repeated, and how long it may take.
@@ -188,6 +190,7 @@ pub fn parts_with(
             } else {
                 PolicySet::parse(POLICIES, "short.yaml")?
             })),
+            stages: wiring.stages,
             monitor: MonitorSettings::default(),
             mode: wiring.mode,
             runnable_max: slots * 2,

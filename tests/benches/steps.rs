@@ -15,7 +15,7 @@ use kintsugi_agent::prompt::{Action, decision_text};
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::{ActionCall, Goal};
-use kintsugi_runtime::Node;
+use kintsugi_runtime::{Node, Stages};
 use kintsugi_tests::scripted_node::{Wiring, parts_with};
 use kintsugi_tools::{Registry, Tool, ToolCall, ToolError, ToolOutput};
 use kintsugi_types::{CompletionRequest, GoalId, Role, ToolName, ToolSafety, ToolSpec};
@@ -70,7 +70,7 @@ fn answer(tool: &ToolName, request: &CompletionRequest) -> String {
 }
 
 /// Works `runs` runs with `agents` agents at once, and returns how long it took.
-fn work(folder: &Path, agents: u32, runs: usize) -> Result<Duration> {
+fn work(folder: &Path, agents: u32, runs: usize, stages: Stages) -> Result<Duration> {
     let log = Arc::new(EmbeddedLog::open(folder.join("log"), Options::default())?);
     let act = ToolName::new("act")?;
     let parts = parts_with(
@@ -79,7 +79,7 @@ fn work(folder: &Path, agents: u32, runs: usize) -> Result<Duration> {
         registry()?,
         agents,
         move |request| answer(&act, request),
-        Wiring::default(),
+        Wiring { stages, ..Wiring::default() },
     )?;
     let node = Node::start(parts)?;
     let goals = (0..runs)
@@ -110,12 +110,29 @@ fn work(folder: &Path, agents: u32, runs: usize) -> Result<Duration> {
 fn main() -> Result<()> {
     println!("{:>7} {:>6} {:>10} {:>14} {:>14}", "agents", "runs", "steps/s", "ms per step", "in fdatasyncs");
     for (agents, runs) in [(1, 40), (16, 320), (128, 1_280)] {
-        let rounds = (0..ROUNDS).map(|_| round(agents, runs)).collect::<Result<Vec<_>>>()?;
+        let rounds = (0..ROUNDS).map(|_| round(agents, runs, Stages::ALL)).collect::<Result<Vec<_>>>()?;
         let steps_a_second = median(rounds.iter().map(|round| round.steps_a_second));
         let step_ms = median(rounds.iter().map(|round| round.step_ms));
         let step_syncs = median(rounds.iter().map(|round| round.step_syncs));
         println!("{agents:>7} {runs:>6} {steps_a_second:>10.0} {step_ms:>14.2} {step_syncs:>14.1}");
     }
+    healing_costs(128, 1_280)
+}
+
+/// What the healing stages take of the rate, where nothing is to be healed: the same work with them and without, in
+/// turn.
+#[expect(clippy::print_stdout, reason = "a bench prints its figures")]
+fn healing_costs(agents: u32, runs: usize) -> Result<()> {
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        with.push(round(agents, runs, Stages::ALL)?.steps_a_second);
+        without.push(round(agents, runs, Stages::NONE)?.steps_a_second);
+    }
+    let (with, without) = (median(with.into_iter()), median(without.into_iter()));
+    println!(
+        "\nhealing stages, {agents} agents: {with:.0} steps/s with, {without:.0} without, ratio {:.2}",
+        with / without
+    );
     Ok(())
 }
 
@@ -128,10 +145,10 @@ struct Round {
     step_syncs: f64,
 }
 
-fn round(agents: u32, runs: usize) -> Result<Round> {
+fn round(agents: u32, runs: usize, stages: Stages) -> Result<Round> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let sync = sync_time(folder.path())?;
-    let took = work(folder.path(), agents, runs)?.as_secs_f64();
+    let took = work(folder.path(), agents, runs, stages)?.as_secs_f64();
     let steps = (runs * STEPS) as f64;
     let step = took * f64::from(agents) / steps;
     Ok(Round { steps_a_second: steps / took, step_ms: step * 1e3, step_syncs: step / sync.as_secs_f64() })

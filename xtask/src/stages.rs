@@ -41,7 +41,7 @@ pub(crate) fn test() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [&str; 6] = ["append", "kafka", "steps", "wake", "heal", "decode"];
+const BENCHES: [&str; 7] = ["append", "kafka", "steps", "wake", "heal", "decode", "kv"];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {

@@ -74,8 +74,9 @@ impl From<LogError> for Failure {
     }
 }
 
-/// How the system tells that a disk, or somebody's share of it, is full.
-const FULL: [&str; 4] = ["(os error 28)", "StorageFull", "(os error 122)", "QuotaExceeded"];
+/// How the system tells that a disk, or somebody's share of it, is full, or that a file may not grow.
+const FULL: [&str; 6] =
+    ["(os error 28)", "StorageFull", "(os error 122)", "QuotaExceeded", "(os error 27)", "FileTooLarge"];
 
 /// What to do where an error tells of a full disk; nothing of others.
 pub(crate) fn when_full(told: &str) -> &'static str {

@@ -37,6 +37,7 @@ pub(crate) fn node_parts(
             kinds: example.kinds.clone(),
             population: example.population.clone(),
             policies: example.policies.shared(),
+            stages: settings.stages.inside(),
             monitor: MonitorSettings { health: settings.healing.thresholds, ..settings.healing.monitor },
             mode: settings.healing.mode,
             runnable_max: settings.node.slots * 2,

@@ -7,6 +7,7 @@ use kintsugi_agent::Prices;
 use kintsugi_events::Mode;
 use kintsugi_events::health::HealthThresholds;
 use kintsugi_monitor::MonitorSettings;
+use kintsugi_runtime::Stages;
 use kintsugi_types::ByteCount;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) node: NodeSettings,
     pub(crate) model: ModelSettings,
     pub(crate) healing: HealingSettings,
+    pub(crate) stages: StageSettings,
     pub(crate) prices: Prices,
     pub(crate) http: HttpSettings,
 }
@@ -91,6 +93,37 @@ pub(crate) struct HealingSettings {
     pub(crate) thresholds: HealthThresholds,
     /// What the monitor takes for a deviation.
     pub(crate) monitor: MonitorSettings,
+}
+
+/// Where a healing stage runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StagePlace {
+    /// In the node.
+    #[default]
+    Internal,
+    /// Elsewhere, or nowhere: the node leaves it alone.
+    External,
+}
+
+/// Where the healing stages run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StageSettings {
+    pub(crate) monitor: StagePlace,
+    pub(crate) diagnose: StagePlace,
+    pub(crate) recover: StagePlace,
+}
+
+impl StageSettings {
+    /// Those that run in the node.
+    pub(crate) fn inside(self) -> Stages {
+        Stages {
+            monitor: self.monitor == StagePlace::Internal,
+            diagnose: self.diagnose == StagePlace::Internal,
+            recover: self.recover == StagePlace::Internal,
+        }
+    }
 }
 
 /// The HTTP API of `up`.
@@ -170,7 +203,7 @@ fn monitor_facts(monitor: &MonitorSettings) -> impl Iterator<Item = Fact> {
 impl Settings {
     /// Finds a value that no node can run with, before it costs a run, and hands it to `refuse`.
     pub(crate) fn check<E>(&self, refuse: impl FnOnce(&Unfit<'_>) -> E) -> Result<(), E> {
-        let Self { node, model, healing, prices, http } = self;
+        let Self { node, model, healing, stages: _, prices, http } = self;
         let thresholds = healing.thresholds;
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
         let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 12] = [

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -106,15 +107,30 @@ fn events(folder: &Path) -> u64 {
     ReadOnlyLog::open(folder.join("log")).map_or(0, |log| log.end_lsn().0)
 }
 
-#[test]
-fn a_run_that_is_killed_over_and_over_comes_to_its_end() {
+/// Each goal has one result, and no agent's sequence has a gap or a repetition.
+fn check_log(folder: &Path, goals: usize) {
+    let results = look(&["watch", "results", "--from-beginning", "--until-end"], folder);
+    let ended: BTreeSet<&str> =
+        results.iter().map(|result| result["data"]["goal"].as_str().unwrap()).collect();
+    assert_eq!((results.len(), ended.len()), (goals, goals));
+    let mut last = BTreeMap::new();
+    for event in look(&["watch", "agents", "--from-beginning", "--until-end"], folder) {
+        let before = last.entry(event["subject"].to_string()).or_insert(0);
+        let sequence = event["sequence"].as_u64().unwrap();
+        assert_eq!(sequence, *before + 1, "{event}");
+        *before = sequence;
+    }
+}
+
+/// A run of so many goals that is killed each time so many events were written. Returns how often.
+fn storm(goals: usize, flags: &[&str], events_per_kill: u64) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let (mut kills, mut killed_at) = (0, 0);
     let told = loop {
-        let mut run = run_command(folder.path(), FEW);
-        let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut run = run_command(folder.path(), goals);
+        let mut child = run.args(flags).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // The first kill comes as early as anything is in the log.
-        let until = if kills == 0 { 1 } else { killed_at + EVENTS_PER_KILL };
+        let until = if kills == 0 { 1 } else { killed_at + events_per_kill };
         while events(folder.path()) < until && child.try_wait().unwrap().is_none() {
             std::thread::park_timeout(Duration::from_millis(2));
         }
@@ -127,9 +143,33 @@ fn a_run_that_is_killed_over_and_over_comes_to_its_end() {
         killed_at = events(folder.path());
     };
     assert!(kills > 1, "the run ended before its second kill");
-    check_goals(&told, FEW);
+    check_goals(&told, goals);
     check_ledger(folder.path());
+    check_log(folder.path(), goals);
     assert_eq!(told["resumed"], true);
+    kills
+}
+
+#[test]
+fn a_run_that_is_killed_over_and_over_comes_to_its_end() {
+    storm(FEW, &[], EVENTS_PER_KILL);
+}
+
+/// Every fifth step is struck, and of the goals in progress most are swapped out.
+const FAULTS_AND_SWAPPING: [&str; 6] = ["--chaos", "0.2", "--memory-budget", "12MiB", "--slots", "4"];
+
+#[test]
+fn a_run_with_faults_and_swapping_that_is_killed_over_and_over_comes_to_its_end() {
+    storm(FEW, &FAULTS_AND_SWAPPING, EVENTS_PER_KILL);
+}
+
+#[test]
+#[ignore = "long: run by `cargo xtask prove`"]
+fn fifty_kills_with_faults_and_swapping_lose_and_repeat_nothing() {
+    // 300 goals write some 6,500 events.
+    let kills = storm(ALL, &FAULTS_AND_SWAPPING, 120);
+    println!("{kills} kills");
+    assert!(kills >= 50, "{kills} kills");
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub struct MonitorSettings {
     pub confidence_floor: f64,
     /// Above this share the context is under pressure. 0.9 unless set: one more turn of a tenth overflows it.
     pub context_ratio_max: f64,
-    /// No single step or call is slow below this, in milliseconds, however fast it usually is. 200 unless set.
+    /// Nothing is slow below this, in milliseconds, however fast it usually is. 400 unless set.
     pub slow_ms_min: f64,
     /// How far from the usual is too far.
     pub ratios: Ratios,
@@ -82,7 +82,7 @@ impl Default for MonitorSettings {
             similarity_max: 0.95,
             confidence_floor: CONFIDENCE_FLOOR,
             context_ratio_max: 0.9,
-            slow_ms_min: 200.0,
+            slow_ms_min: 400.0,
             ratios: Ratios::default(),
             health: HealthThresholds::default(),
         }

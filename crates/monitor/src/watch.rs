@@ -108,7 +108,10 @@ impl Monitor {
             report.low_confidence(usual);
         }
         report.slowness(slow_call, usual_latency, settings);
-        for (gauge, deviation) in levels {
+        let is_told = |(gauge, found): &(Gauge, LevelDeviation)| {
+            *gauge != Gauge::Latency || found.level >= settings.slow_ms_min
+        };
+        for (gauge, deviation) in levels.into_iter().filter(is_told) {
             report.level(gauge, &deviation);
         }
         report.low_health(settings);

@@ -51,6 +51,8 @@ pub struct NodeConfig {
     pub population: Vec<Population>,
     /// The policies of recovery.
     pub policies: SharedPolicies,
+    /// Which of the healing stages run in this node.
+    pub stages: Stages,
     /// What the monitor takes for a deviation.
     pub monitor: MonitorSettings,
     /// How much the system may do by itself.
@@ -73,6 +75,31 @@ pub struct NodeConfig {
     pub before_decide: Option<CommandProbe>,
     /// Called when an effect starts and when it has ended, for tests that kill the process there.
     pub effect_probe: Option<EffectProbe>,
+}
+
+/// Which of the healing stages run in a node. The others are somebody else's, or nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stages {
+    /// From metrics to anomalies.
+    pub monitor: bool,
+    /// From anomalies to diagnoses.
+    pub diagnose: bool,
+    /// From diagnoses to recoveries.
+    pub recover: bool,
+}
+
+impl Stages {
+    /// All of them.
+    pub const ALL: Self = Self { monitor: true, diagnose: true, recover: true };
+
+    /// None of them.
+    pub const NONE: Self = Self { monitor: false, diagnose: false, recover: false };
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        Self::ALL
+    }
 }
 
 /// What a [`CommandProbe`] calls.

@@ -18,7 +18,7 @@ mod stages;
 pub mod status;
 pub mod store;
 
-pub use config::{NodeConfig, Population};
+pub use config::{NodeConfig, Population, Stages};
 pub use context::NodeContext;
 pub use feed::{Feed, FeedBatch};
 pub use node::{Node, NodeError};

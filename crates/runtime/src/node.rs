@@ -339,7 +339,14 @@ impl Actor for Root {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        for part in [Part::Monitor, Part::Diagnose, Part::Recover, Part::Partition] {
+        let stages = self.node.config.stages;
+        let parts = [
+            (stages.monitor, Part::Monitor),
+            (stages.diagnose, Part::Diagnose),
+            (stages.recover, Part::Recover),
+            (true, Part::Partition),
+        ];
+        for (_, part) in parts.into_iter().filter(|(is_wanted, _)| *is_wanted) {
             self.start_part(part, ctx);
         }
     }

@@ -53,6 +53,30 @@ fn a_second_process_on_a_run_is_refused_and_told_who_has_it() {
     wait_for("publish", || ask(folder.path(), &list).done().contains("desk-00001"));
 }
 
+/// A limit on the size of files stands for a full disk: both refuse a write.
+#[test]
+fn a_disk_without_room_is_told_with_the_way_out_and_the_run_begins_where_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let limited = |blocks: u32| {
+        let mut run = Command::new("sh");
+        // The signal would end the process before it could say anything.
+        run.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")]);
+        run.arg(env!("CARGO_BIN_EXE_kintsugi")).args(["run", "--quiet", "--format", "json"]);
+        run.args(["--goal-count", "24", "--data-dir", "data"]).arg(example()).current_dir(folder.path());
+        run.env("RUST_BACKTRACE", "0");
+        run
+    };
+    // Not even the example's data has room: nothing is left behind.
+    said(&mut limited(200)).is_refused(3, &["data/files/shop.db", "File too large", "make room there"]);
+    assert!(!folder.path().join("data").exists());
+    // Room for the data but not for the cache.
+    said(&mut limited(4_000)).is_refused(3, &["data/store", "agent cache", "make room there"]);
+    let told = run(folder.path(), "24").output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let summary: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert_eq!(summary["goals"]["completed"], 24);
+}
+
 #[test]
 fn a_folder_that_cannot_be_written_is_told_with_the_way_out() {
     let folder = tempfile::tempdir().unwrap();
