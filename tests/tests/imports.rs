@@ -53,7 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Helpers of development, which may import anything but the binary.
-const HELPERS: &[&str] = &["kintsugi-tests", "xtask"];
+const HELPERS: &[&str] = &["kintsugi-tests", "kintsugi-broker", "xtask"];
 
 /// Outside crates that only some of ours may name.
 const RESERVED: &[(&str, &[&str])] = &[

@@ -1,10 +1,13 @@
 //! The project's own chores. `cargo xtask test` is all of what CI runs.
 
 mod generate;
+mod kafka;
 mod reference_model;
 mod shell;
 mod stages;
 mod tidy;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -33,16 +36,36 @@ enum Command {
         /// Only the bench of this name
         name: Option<String>,
     },
+    /// A real Kafka broker on this machine, for tests and for trying things out
+    Kafka {
+        #[command(subcommand)]
+        what: kafka::What,
+    },
     /// The long form of the proofs: real model, many kills, many seeds
     Prove,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+/// Something outside is missing, as the binary says it.
+const MISSING: u8 = 3;
+
+#[expect(clippy::print_stderr, reason = "the command line tells its user what failed")]
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure:#}");
+            if kafka::is_missing(&failure) { ExitCode::from(MISSING) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Generate { check } => generate::generate(check),
         Command::Tidy => tidy::tidy(),
         Command::Test => stages::test(),
         Command::Bench { name } => stages::bench(name.as_deref()),
+        Command::Kafka { what } => kafka::run(what),
         Command::Prove => stages::prove(),
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::kafka::ForTests;
 use crate::shell::{cargo, run};
 use crate::{generate, reference_model, tidy};
 
@@ -19,6 +20,8 @@ pub(crate) fn test() -> Result<()> {
             "--all-targets",
             "--all-features",
             "--locked",
+            // The profile of the tests: the C libraries are built once for all.
+            "--release",
             "--",
             "-D",
             "warnings",
@@ -26,9 +29,11 @@ pub(crate) fn test() -> Result<()> {
     )?;
     run(
         "docs",
-        cargo(["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"])?
+        cargo(["doc", "--release", "--workspace", "--no-deps", "--locked", "--document-private-items"])?
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
+    // The tests of the Kafka log start a broker by themselves; begun here, it ends here too.
+    let _broker = ForTests::begin()?;
     run(
         "tests",
         &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--no-fail-fast"])?,
@@ -36,7 +41,7 @@ pub(crate) fn test() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [&str; 6] = ["append", "steps", "wake", "heal", "decode", "kv"];
+const BENCHES: [&str; 7] = ["append", "kafka", "steps", "wake", "heal", "decode", "kv"];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {
@@ -44,6 +49,8 @@ pub(crate) fn bench(name: Option<&str>) -> Result<()> {
     if wanted.is_empty() {
         bail!("there is no bench {}; there are {}", name.unwrap_or_default(), BENCHES.join(", "));
     }
+    let needs_broker = wanted.iter().any(|bench| **bench == "kafka");
+    let _broker = needs_broker.then(ForTests::begin).transpose()?;
     for bench in wanted {
         // With the features of the tests, so that what those built serves here too.
         run(bench, &mut cargo(["bench", "--workspace", "--all-features", "--bench", bench])?)?;
@@ -56,5 +63,6 @@ pub(crate) fn prove() -> Result<()> {
     let model = reference_model::smollm2()?;
     let mut tests = cargo(["test", "--release", "--workspace", "--all-features", "--locked"])?;
     tests.args(["--no-fail-fast", "--", "--include-ignored", "--nocapture"]).env("SMOLLM2_GGUF", model);
+    let _broker = ForTests::begin()?;
     run("long tests", &mut tests)
 }

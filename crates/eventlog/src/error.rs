@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use kintsugi_types::ErrorTier;
 
+use crate::record::TopicPartition;
+
 /// Why a log did not do what it was asked.
 ///
 /// Cheap to clone, because one failed sync is the answer to many appends.
@@ -85,6 +87,62 @@ pub enum LogError {
         /// Why.
         reason: String,
     },
+    /// No broker of a Kafka cluster answers.
+    #[error("no Kafka broker answers at {brokers}: {reason}; check the address, and that the broker runs")]
+    Unreachable {
+        /// The addresses that were tried.
+        brokers: Arc<str>,
+        /// Why, as far as it is known.
+        reason: String,
+    },
+    /// A Kafka cluster does not let this client do what it has to.
+    #[error(
+        "Kafka at {brokers} refuses this client: {reason}; check user, password, certificates and rights"
+    )]
+    Refused {
+        /// The addresses of the cluster.
+        brokers: Arc<str>,
+        /// Why, as far as it is known.
+        reason: String,
+    },
+    /// A topic on a Kafka cluster is missing or not as it has to be.
+    #[error("topic {topic} at {brokers} {problem}; {remedy}")]
+    Topic {
+        /// The topic's name there.
+        topic: String,
+        /// The addresses of the cluster.
+        brokers: Arc<str>,
+        /// What is wrong with it.
+        problem: String,
+        /// What mends it.
+        remedy: String,
+    },
+    /// Another owner has taken the lane over. What this one had under way was not committed.
+    #[error("lane {lane} was taken over by another owner: {reason}; this process has to let go of it")]
+    Fenced {
+        /// The lane's name.
+        lane: Arc<str>,
+        /// How that showed.
+        reason: String,
+    },
+    /// A partition that this log does not hold was named.
+    #[error("partition {at} does not belong to lane {lane}")]
+    OtherLane {
+        /// What was named.
+        at: TopicPartition,
+        /// The lane's name.
+        lane: Arc<str>,
+    },
+    /// A Kafka cluster answered something that leaves no way to go on, or nothing for too long.
+    #[error("{what} at {brokers}: {reason}")]
+    Kafka {
+        /// What was tried, as a bare verb with its object.
+        what: String,
+        /// The addresses of the cluster.
+        brokers: Arc<str>,
+        /// Why it failed.
+        reason: String,
+    },
     /// The log was closed.
     #[error("log is closed")]
     Closed,
@@ -108,10 +166,17 @@ impl LogError {
             | Self::Locked { .. }
             | Self::TooLarge { .. }
             | Self::Trimmed { .. }
-            | Self::Encode { .. } => ErrorTier::Recoverable,
-            Self::Corrupt { .. } | Self::Version { .. } | Self::Poisoned { .. } | Self::Closed => {
-                ErrorTier::Fatal
-            }
+            | Self::Encode { .. }
+            | Self::OtherLane { .. } => ErrorTier::Recoverable,
+            Self::Corrupt { .. }
+            | Self::Version { .. }
+            | Self::Poisoned { .. }
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Topic { .. }
+            | Self::Fenced { .. }
+            | Self::Kafka { .. }
+            | Self::Closed => ErrorTier::Fatal,
         }
     }
 

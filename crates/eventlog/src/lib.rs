@@ -1,7 +1,8 @@
 //! The log: what every other part appends to and reads from.
 //!
 //! [`log`] is the contract that a log keeps: records of many topics and the positions of consumers become durable
-//! together or not at all. [`record`] is what goes in and comes out. [`embedded`] keeps the contract in files.
+//! together or not at all. [`record`] is what goes in and comes out, and [`partitioner`] says where. [`embedded`]
+//! keeps the contract in files, `kafka` (a feature, on unless switched off) on a Kafka cluster.
 //!
 //! This crate never reads an event's meaning, never calls an actor and never deletes what a caller still needs.
 
@@ -9,10 +10,17 @@
 pub mod conformance;
 pub mod embedded;
 pub mod error;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod log;
+pub mod partitioner;
+mod queue;
 pub mod record;
 
 pub use embedded::EmbeddedLog;
 pub use error::LogError;
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaLog;
 pub use log::{Append, Committed, EventLog, FrameId, LogReader, Lsn, OnCommit, Position};
+pub use partitioner::partition_of;
 pub use record::{NewRecord, Record, RecordError, TopicPartition};

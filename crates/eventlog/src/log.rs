@@ -1,14 +1,22 @@
-//! The contract of a log. The embedded log keeps it, a Kafka log can, and one conformance suite checks both.
+//! The contract of a log, and one conformance suite checks it on every log there is.
 //!
 //! - **Atomic**: the records of one [`Append`], whatever their topics, and its positions become durable together
 //!   or not at all.
-//! - **Durable before acknowledged**: `on_commit` is called with `Ok` only after the bytes are on the device.
+//! - **Durable before acknowledged**: `on_commit` is called with `Ok` only after the bytes are where no crash of
+//!   this process loses them.
 //! - **Ordered**: appends commit in the order in which they were queued, and are acknowledged in that order;
 //!   records of one append in the order that they have there.
-//! - **Offsets** of a topic partition count from 0 without a gap.
+//! - **Offsets** of a topic partition grow from record to record, for good. Whether they have gaps is the log's
+//!   business: on Kafka the marks of transactions take some, and retention and compaction others. So the record
+//!   after offset 7 is the first that a read from 8 on returns, and nothing is missing between the two.
 //! - **Committed only**: no reader sees a record before it is durable.
-//! - **No retry inside**: after a failed write or sync the log takes no more appends, because what is on the
-//!   device is then unknown.
+//! - **Certain**: a log goes on after a failure only where it knows what became of each append. One that does not
+//!   takes no more, because what is written is then unknown.
+//!
+//! A *dense* log is held to more: its offsets and LSNs count from 0 without a gap. The embedded log is dense.
+//!
+//! A log may have other writers than this process: *outsiders*, such as a producer of goals with nothing but a Kafka
+//! client. What they write is read like anything else. The embedded log has none.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -21,7 +29,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::LogError;
 use crate::record::{NewRecord, Record, TopicPartition};
 
-/// A record's place in the order in which the log committed, over all topics: from 0 without a gap.
+/// A record's place in the order in which the log committed, over all topics. Later records have higher ones, the
+/// records of one append follow each other without a gap, and a record keeps its own over restarts; in a dense log
+/// they count from 0 without a gap.
+///
+/// An outsider's record is numbered when the log notices it, and again by whoever notices it after a restart.
 ///
 /// What stands open is indexed by it, and retention deletes below one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,7 +46,7 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// Names one group commit: the frame that was written and synced as a whole. From 1 without a gap.
+/// Names one group commit: what was made durable as a whole. Later ones have higher numbers, from 1 on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FrameId(pub u64);
@@ -74,7 +86,10 @@ pub struct Append {
 pub struct Committed {
     /// The offset of each record in its topic partition, in the order of the append.
     pub offsets: Vec<u64>,
-    /// The LSN of the first record; the others follow without a gap. The next LSN where there is no record.
+    /// For each record an offset that is not above its own, such that no other record lies between the two. Whoever
+    /// has taken in everything below it has missed nothing before the record. In a dense log, the offsets themselves.
+    pub follows: Vec<u64>,
+    /// The LSN of the first record; the others follow without a gap. [`LogReader::end_lsn`] where there is no record.
     pub first_lsn: Lsn,
     /// The group commit that it was part of.
     pub frame: FrameId,
@@ -109,22 +124,40 @@ pub trait LogReader: Send + Sync {
     /// Hands every committed record from `from` on to `visit`, over all topics in the order of commit, until
     /// `visit` breaks or what was committed when the call began has been seen. Returns the LSN to go on from.
     ///
+    /// Whoever goes on where an earlier call of this process stopped sees every record once. From any other place
+    /// the log's own records are seen from there on, and those of outsiders about from there on: who must not miss
+    /// one of theirs reads its partition by offset.
+    ///
     /// Fails with [`LogError::Trimmed`] where `from` is below [`LogReader::start_lsn`].
     fn replay(&self, from: Lsn, visit: &mut dyn FnMut(Record) -> ControlFlow<()>) -> Result<Lsn, LogError>;
 
-    /// The oldest offset that is kept.
+    /// The same for records of `topics` alone, which some logs need not read the others for.
+    fn replay_topics(
+        &self,
+        topics: &[Topic],
+        from: Lsn,
+        visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<Lsn, LogError> {
+        self.replay(from, &mut |record| {
+            if topics.contains(&record.topic) { visit(record) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    /// The oldest offset that is kept, as far as this process knows.
     fn start_offset(&self, of: TopicPartition) -> u64;
 
-    /// The offset that the next record will get.
+    /// One past the last record that this process knows of: the next one gets this offset, in a log that is not
+    /// dense perhaps a higher one.
     fn end_offset(&self, of: TopicPartition) -> u64;
 
-    /// The oldest LSN that is kept.
+    /// No record with a lower LSN is kept.
     fn start_lsn(&self) -> Lsn;
 
-    /// The LSN that the next record will get.
+    /// One past the last record that this process knows of: the next one gets this LSN, in a log that is not dense
+    /// perhaps a higher one.
     fn end_lsn(&self) -> Lsn;
 
-    /// Every partition that ever had a record.
+    /// Every partition that is known to have had a record.
     fn partitions(&self) -> Vec<TopicPartition>;
 
     /// What `consumer` last stored.

@@ -86,9 +86,10 @@ pub struct Record {
     pub topic: Topic,
     /// Its partition.
     pub partition: u32,
-    /// Its place in the partition, from 0 without a gap.
+    /// Its place in the partition.
     pub offset: u64,
-    /// Its place in the order in which the log committed, over all topics.
+    /// Its place in the order in which the log committed, over all topics. That of an outsider's record says only
+    /// about when it was noticed, and is 0 where that was before this process.
     pub lsn: Lsn,
     /// The event's attributes; missing for an outside producer's bare bytes.
     pub envelope: Option<Envelope>,

@@ -52,6 +52,15 @@ pub(super) fn read_all(log: &dyn EventLog, of: TopicPartition) -> Vec<Record> {
     good(log.read(of, log.start_offset(of), MANY, usize::MAX))
 }
 
+/// Panics where numbers do not grow, or, where they have to be dense, do not count from 0.
+#[track_caller]
+pub(super) fn assert_grows(numbers: &[u64], is_dense: bool) {
+    assert!(numbers.windows(2).all(|pair| matches!(pair, [one, next] if one < next)), "{numbers:?}");
+    if is_dense {
+        assert!(numbers.iter().copied().eq(0..numbers.len() as u64), "{numbers:?}");
+    }
+}
+
 pub(super) fn text(record: &Record) -> String {
     String::from_utf8_lossy(&record.value).into_owned()
 }

@@ -9,17 +9,17 @@
 //! `<first frame>.index`, which can be built again.
 //!
 //! Modules in reading order: `options`, `wire`, `codec` (a record), `frame`, `segment`, `scan`, `index`, `catalog`
-//! (what is known in memory), `recovery`, `queue`, `writer`, `reader`, `retention`, `verify`, `read_only`, `lock`.
+//! (what is known in memory), `recovery`, `encoded` (an append that waits), `writer`, `reader`, `retention`, `verify`, `read_only`, `lock`.
 //!
 //! Nothing here waits for more appends to come, retries a sync, or writes a segment's bytes twice.
 
 mod catalog;
 mod codec;
+mod encoded;
 mod frame;
 mod index;
 mod lock;
 mod options;
-mod queue;
 mod read_only;
 mod reader;
 mod recovery;
@@ -46,14 +46,15 @@ pub use self::recovery::{Recovery, TornTail};
 pub use self::retention::{Retained, Retention};
 pub use self::verify::{Damage, Verification, verify};
 
+use self::encoded::EncodedAppend;
 use self::lock::DirectoryLock;
-use self::queue::{EncodedAppend, Limits, Queue, Waiting};
-use self::reader::{View, locked};
+use self::reader::View;
 use self::writer::Writer;
 use kintsugi_types::{ByteCount, Clock};
 
 use crate::error::LogError;
 use crate::log::{Append, EventLog, LogReader, Lsn, OnCommit, Position};
+use crate::queue::{Limits, Queue, Waiting, locked};
 use crate::record::{Record, TopicPartition};
 
 /// No append is larger, whatever the options say: the length of a frame has to stay far below what it can count.
@@ -63,7 +64,7 @@ const APPEND_BYTES_LIMIT: usize = 128 << 20;
 struct Shared {
     directory: PathBuf,
     view: View,
-    queue: Queue,
+    queue: Queue<EncodedAppend>,
     clock: Arc<dyn Clock>,
     /// Held while segments are deleted, so that they go oldest first.
     retention: Mutex<()>,
@@ -212,8 +213,8 @@ impl LogReader for EmbeddedLog {
 
 impl EventLog for EmbeddedLog {
     fn append(&self, append: &Append, on_commit: OnCommit) -> Result<(), LogError> {
-        let encoded = EncodedAppend::new(append, self.append_bytes_max)?;
-        self.shared.queue.push(Waiting { encoded, on_commit })
+        let append = EncodedAppend::new(append, self.append_bytes_max)?;
+        self.shared.queue.push(Waiting { append, on_commit })
     }
 
     fn wait_for_room(&self) {

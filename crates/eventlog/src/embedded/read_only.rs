@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::catalog::{Active, Catalog};
 use super::options::VerifyOnOpen;
-use super::reader::{View, locked};
+use super::reader::View;
 use super::recovery::{self, Access, corrupt, take_in};
 use super::segment::{self, SegmentHeader};
 use super::{LogSize, Options};
 use crate::error::LogError;
 use crate::log::{LogReader, Lsn, Position};
+use crate::queue::locked;
 use crate::record::{Record, TopicPartition};
 
 /// How often a waiting reader looks at the files: nothing tells one process that another has written.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::segment::{self, FIRST_FRAME_AT, SegmentHeader};
 use super::wire::{Cursor, Malformed};
 use crate::error::LogError;
 use crate::log::Lsn;
+use crate::queue::locked;
 use crate::record::{Record, TopicPartition};
 
 /// How many frames one look into an index fetches the places of.
@@ -71,10 +72,6 @@ pub(super) struct View {
 
 /// A thread that panicked while it held a lock left nothing half done: every change is a single assignment or is made
 /// by the one writer, whose panic poisons the log.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl View {
     pub(super) fn new(catalog: Catalog, open_max: usize) -> Self {
         let end = End { lsn: catalog.next_lsn, is_closed: false };

@@ -7,10 +7,10 @@ use super::Shared;
 use super::catalog::{Catalog, Sealed};
 use super::index::Starts;
 use super::lock::sync_directory;
-use super::reader::locked;
 use super::segment;
 use crate::error::LogError;
 use crate::log::Lsn;
+use crate::queue::locked;
 
 /// What has to be true of a segment before it is deleted. All three at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

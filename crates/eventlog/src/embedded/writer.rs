@@ -10,15 +10,16 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::catalog::{Active, Catalog};
+use super::encoded::EncodedAppend;
 use super::frame::{FrameStamp, HEADER_BYTES_U64, Run, Tables, build_frame};
 use super::index;
 use super::lock::sync_directory;
 use super::options::{Boundary, Options};
-use super::queue::Waiting;
 use super::recovery::corrupt;
 use super::segment::{self, FIRST_FRAME_AT, SegmentHeader};
 use crate::error::LogError;
-use crate::log::{Committed, FrameId, Lsn, OnCommit};
+use crate::log::{Committed, FrameId, Lsn};
+use crate::queue::{Queued as _, Taken, Waiting, tell};
 use crate::record::TopicPartition;
 
 /// The frame's memory is kept from one frame to the next up to this size.
@@ -95,8 +96,8 @@ impl Writer {
         shared.view.close();
     }
 
-    fn work(&mut self, group: &mut Vec<Waiting>) -> Result<(), LogError> {
-        while self.shared.queue.take_group(group) {
+    fn work(&mut self, group: &mut Vec<Waiting<EncodedAppend>>) -> Result<(), LogError> {
+        while self.shared.queue.take_group(group, None) != Taken::Over {
             let committed = self.commit(group)?;
             for (waiting, committed) in group.drain(..).zip(committed) {
                 tell(waiting.on_commit, Ok(committed));
@@ -108,18 +109,19 @@ impl Writer {
     }
 
     /// Makes `group` durable and visible.
-    fn commit(&mut self, group: &[Waiting]) -> Result<Vec<Committed>, LogError> {
+    fn commit(&mut self, group: &[Waiting<EncodedAppend>]) -> Result<Vec<Committed>, LogError> {
         let now_ms = self.options.clock.now().timestamp_millis();
-        if group.iter().all(|waiting| waiting.encoded.is_empty()) {
+        if group.iter().all(|waiting| waiting.append.is_empty()) {
             let nothing = Committed {
                 offsets: Vec::new(),
+                follows: Vec::new(),
                 first_lsn: Lsn(self.next_lsn),
                 frame: FrameId(self.next_batch - 1),
                 appended_at_ms: now_ms,
             };
             return Ok(vec![nothing; group.len()]);
         }
-        let group_bytes: usize = group.iter().map(|waiting| waiting.encoded.size()).sum();
+        let group_bytes: usize = group.iter().map(|waiting| waiting.append.size()).sum();
         let end = self.at + HEADER_BYTES_U64 + group_bytes as u64;
         if self.at > FIRST_FRAME_AT && end > self.options.segment_bytes.bytes() {
             self.roll()?;
@@ -131,7 +133,7 @@ impl Writer {
             first_lsn: self.next_lsn,
             time_ms: now_ms,
         };
-        let records = group.iter().map(|waiting| waiting.encoded.bytes.as_slice());
+        let records = group.iter().map(|waiting| waiting.append.bytes.as_slice());
         let header = build_frame(
             &mut self.frame,
             self.salt,
@@ -158,7 +160,7 @@ impl Writer {
     }
 
     /// Gives every record its offset, and fills the frame's tables.
-    fn assign(&mut self, group: &[Waiting], now_ms: i64) -> Vec<Committed> {
+    fn assign(&mut self, group: &[Waiting<EncodedAppend>], now_ms: i64) -> Vec<Committed> {
         self.run_of.clear();
         self.tables.runs.clear();
         self.tables.positions.clear();
@@ -166,11 +168,14 @@ impl Writer {
         let mut lsn = self.next_lsn;
         let mut committed = Vec::with_capacity(group.len());
         for waiting in group {
-            let places = &waiting.encoded.places;
-            let offsets =
-                places.iter().map(|at| next_offset(&mut self.tables.runs, &mut self.run_of, &catalog, *at));
+            let places = &waiting.append.places;
+            let offsets: Vec<u64> = places
+                .iter()
+                .map(|at| next_offset(&mut self.tables.runs, &mut self.run_of, &catalog, *at))
+                .collect();
             committed.push(Committed {
-                offsets: offsets.collect(),
+                follows: offsets.clone(),
+                offsets,
                 first_lsn: Lsn(lsn),
                 frame: FrameId(self.next_batch),
                 appended_at_ms: now_ms,
@@ -185,7 +190,7 @@ impl Writer {
             self.tables.positions = catalog.positions();
         }
         // What the group says comes later, and so holds.
-        let positions = group.iter().flat_map(|waiting| &waiting.encoded.positions);
+        let positions = group.iter().flat_map(|waiting| &waiting.append.positions);
         self.tables.positions.extend(positions.cloned());
         committed
     }
@@ -247,11 +252,4 @@ fn next_offset(
         run.count += 1;
         run.first_offset + u64::from(run.count) - 1
     })
-}
-
-/// An appender that panics harms only itself.
-fn tell(on_commit: OnCommit, outcome: Result<Committed, LogError>) {
-    if catch_unwind(AssertUnwindSafe(|| on_commit(outcome))).is_err() {
-        tracing::error!("an appender panicked when it was told of its commit");
-    }
 }

@@ -1,0 +1,364 @@
+//! What is known of a lane in memory, shared by its threads and its readers.
+//!
+//! Records get their LSN here. Those of the lane's own get it when their transaction begins, and it is written with
+//! them; those of others when they are noticed. An LSN is made of time: the milliseconds since 2026, times 1024, or
+//! one more than the last. So it grows over restarts and changes of owner without being counted through, and the
+//! broker's index of times finds it.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::headers::Read;
+use super::ledger::Positions;
+use super::tail::{Tail, bytes_of};
+use crate::log::{Lsn, Position};
+use crate::queue::locked;
+use crate::record::{Record, TopicPartition};
+
+/// Where LSNs begin: 2026, in milliseconds since 1970. A number below 2^53 lasts for 278 years.
+const LSN_EPOCH_MS: i64 = 1_767_225_600_000;
+/// LSNs in a millisecond before they run ahead of the clock.
+const LSNS_PER_MS: u64 = 1024;
+
+/// The lowest LSN of this time.
+pub(super) fn lsn_at(now_ms: i64) -> u64 {
+    u64::try_from(now_ms.saturating_sub(LSN_EPOCH_MS)).unwrap_or(0).saturating_mul(LSNS_PER_MS)
+}
+
+/// The time at which `lsn` was given, or one before it.
+pub(super) fn time_of(lsn: Lsn) -> i64 {
+    i64::try_from(lsn.0 / LSNS_PER_MS).unwrap_or(i64::MAX).saturating_add(LSN_EPOCH_MS)
+}
+
+/// How far one partition goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// The oldest offset that is kept, as far as it is known.
+    pub(super) start: u64,
+    /// One past the last record that this lane committed since it was opened.
+    pub(super) acked: u64,
+    /// One past the last record that was noticed since then.
+    pub(super) arrived: u64,
+    /// Where the partition ended when the lane was opened. Marks of transactions may be all that is there.
+    pub(super) opened: u64,
+}
+
+impl Ends {
+    /// A record that lies right below is certain to be there, unless the broker has deleted it since.
+    pub(super) fn certain(&self) -> u64 {
+        self.acked.max(self.arrived)
+    }
+
+    /// No record is known to lie here or above.
+    pub(super) fn end(&self) -> u64 {
+        self.certain().max(self.opened)
+    }
+}
+
+/// Whether the cluster can be reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Transactions are committed.
+    #[default]
+    Up,
+    /// The cluster does not answer. What is appended waits, as far as there is room.
+    Away {
+        /// Since when.
+        since: Instant,
+        /// The last reason that is known.
+        reason: String,
+    },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ends: BTreeMap<TopicPartition, Ends>,
+    tails: BTreeMap<TopicPartition, Tail>,
+    tail_bytes: usize,
+    positions: Positions,
+    /// Everything below is visible.
+    end_lsn: u64,
+    /// The first LSN of the transaction that is under way.
+    in_flight: Option<u64>,
+    /// Records of others that came while there was no LSN left below the one under way.
+    unnumbered: u64,
+    is_closed: bool,
+    health: Health,
+}
+
+/// What is known of a lane.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    state: Mutex<State>,
+    changed: Condvar,
+    tail_bytes_max: usize,
+}
+
+/// The epoch that an owner claims at `now_ms` after one with `last`: higher than any earlier one, also where the
+/// broker has forgotten which that was.
+pub(super) fn epoch_at(now_ms: i64, last: u64) -> u64 {
+    (last + 1).max(lsn_at(now_ms) / (LSNS_PER_MS * 1000))
+}
+
+/// What was visible at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshot {
+    pub(super) end: Lsn,
+    pub(super) ends: BTreeMap<TopicPartition, Ends>,
+}
+
+/// Where a read may be answered from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// From memory.
+    Memory(Vec<Record>),
+    /// From the broker.
+    Broker(Ends),
+}
+
+impl View {
+    /// A lane that was opened with this much in it. `followed` partitions are kept in memory from their end on.
+    pub(super) fn new(
+        ends: BTreeMap<TopicPartition, Ends>,
+        followed: impl Iterator<Item = TopicPartition>,
+        positions: Positions,
+        end_lsn: u64,
+        tail_bytes_max: usize,
+    ) -> Self {
+        let tails =
+            followed.filter_map(|at| ends.get(&at).map(|ends| (at, Tail::new(ends.opened)))).collect();
+        let state = State { ends, tails, positions, end_lsn, ..State::default() };
+        Self { state: Mutex::new(state), changed: Condvar::new(), tail_bytes_max }
+    }
+
+    /// Begins a transaction at `now_ms` and returns the LSN of its first record.
+    pub(super) fn begin(&self, now_ms: i64) -> u64 {
+        let mut state = locked(&self.state);
+        let first = state.end_lsn.max(lsn_at(now_ms));
+        state.in_flight = Some(first);
+        first
+    }
+
+    /// The transaction that began with `first` was committed: `records` with their offsets, and `positions`. Returns
+    /// what each record follows.
+    pub(super) fn committed(
+        &self,
+        first: u64,
+        records: impl Iterator<Item = (TopicPartition, u64)>,
+        positions: Positions,
+    ) -> Vec<u64> {
+        let mut state = locked(&self.state);
+        let mut follows = Vec::new();
+        for (at, offset) in records {
+            // Only what nobody else writes to has nothing but marks of transactions in its gaps.
+            let is_ours = !state.tails.contains_key(&at);
+            let end = state.ends.get(&at).map_or(offset, Ends::end);
+            follows.push(if is_ours { end.min(offset) } else { offset });
+            // What went to another lane's partition is that lane's to know.
+            if let Some(ends) = state.ends.get_mut(&at) {
+                ends.acked = ends.acked.max(offset + 1);
+            }
+        }
+        state.positions = positions;
+        if !follows.is_empty() {
+            state.end_lsn = first + follows.len() as u64;
+        }
+        state.number_the_rest();
+        drop(state);
+        self.changed.notify_all();
+        follows
+    }
+
+    /// The transaction under way was not committed.
+    pub(super) fn gave_up(&self) {
+        locked(&self.state).number_the_rest();
+        self.changed.notify_all();
+    }
+
+    /// Takes in what was read at the end of a followed partition.
+    pub(super) fn arrived(&self, read: Read, is_own: bool) {
+        let Read { mut record, place } = read;
+        let (at, offset) = (record.topic_partition(), record.offset);
+        let mut state = locked(&self.state);
+        let epoch = place.filter(|_| is_own).map(|place| place.epoch);
+        let Some(tail) = state.tails.get_mut(&at) else { return };
+        if offset < tail.next() {
+            return;
+        }
+        let is_stale = tail.is_stale(epoch);
+        if is_stale {
+            tail.push(offset, None);
+            tracing::warn!(%at, offset, "passed over a record of an owner of the past");
+        } else {
+            if !is_own {
+                record.lsn = Lsn(state.number_one());
+            }
+            state.tail_bytes += bytes_of(&record);
+            if let Some(tail) = state.tails.get_mut(&at) {
+                tail.push(offset, Some(record));
+            }
+        }
+        let ends = state.ends.entry(at).or_default();
+        if !is_stale {
+            ends.arrived = ends.arrived.max(offset + 1);
+        }
+        state.shrink(self.tail_bytes_max);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Begins the tail of `at` anew, where the broker deleted what came next.
+    pub(super) fn restart_tail(&self, at: TopicPartition, from: u64) {
+        let mut state = locked(&self.state);
+        if let Some(tail) = state.tails.insert(at, Tail::new(from)) {
+            let freed: usize = tail.read(0, usize::MAX, usize::MAX).iter().map(bytes_of).sum();
+            state.tail_bytes = state.tail_bytes.saturating_sub(freed);
+        }
+        let ends = state.ends.entry(at).or_default();
+        ends.start = ends.start.max(from);
+        ends.opened = ends.opened.max(from);
+    }
+
+    /// Where each followed partition is read next, and whether what this lane committed lies ahead of it.
+    pub(super) fn followed(&self) -> Vec<(TopicPartition, u64, bool)> {
+        let state = locked(&self.state);
+        let acked = |at| state.ends.get(at).map_or(0, |ends| ends.acked);
+        state.tails.iter().map(|(at, tail)| (*at, tail.next(), acked(at) > tail.next())).collect()
+    }
+
+    /// Answers a read from memory where it can, waiting at most for `patience` for what was committed but has not
+    /// come back yet.
+    pub(super) fn read(
+        &self,
+        at: TopicPartition,
+        offset: u64,
+        records_max: usize,
+        bytes_max: usize,
+        patience: Duration,
+    ) -> Source {
+        let state = locked(&self.state);
+        let lags = |state: &mut State| {
+            let acked = state.ends.get(&at).map_or(0, |ends| ends.acked);
+            let lags = |tail: &Tail| tail.from() <= offset && offset < acked && tail.next() < acked;
+            !state.is_closed && state.tails.get(&at).is_some_and(lags)
+        };
+        let (state, _) =
+            self.changed.wait_timeout_while(state, patience, lags).unwrap_or_else(PoisonError::into_inner);
+        let ends = state.ends.get(&at).copied().unwrap_or_default();
+        if offset >= ends.end() {
+            return Source::Memory(Vec::new());
+        }
+        match state.tails.get(&at) {
+            Some(tail) if tail.from() <= offset && tail.next() >= ends.acked => {
+                Source::Memory(tail.read(offset, records_max, bytes_max))
+            }
+            _ => Source::Broker(ends),
+        }
+    }
+
+    /// Nothing visible lies between `next` and where the partition ended when the lane was opened.
+    pub(super) fn nothing_from(&self, at: TopicPartition, next: u64) {
+        if let Some(ends) = locked(&self.state).ends.get_mut(&at) {
+            ends.opened = ends.opened.min(next);
+        }
+    }
+
+    /// The broker keeps nothing below `start`.
+    pub(super) fn starts_at(&self, at: TopicPartition, start: u64) {
+        let mut state = locked(&self.state);
+        let ends = state.ends.entry(at).or_default();
+        ends.start = ends.start.max(start);
+    }
+
+    pub(super) fn ends(&self, at: TopicPartition) -> Ends {
+        locked(&self.state).ends.get(&at).copied().unwrap_or_default()
+    }
+
+    pub(super) fn end_lsn(&self) -> Lsn {
+        Lsn(locked(&self.state).end_lsn)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let state = locked(&self.state);
+        Snapshot { end: Lsn(state.end_lsn), ends: state.ends.clone() }
+    }
+
+    pub(super) fn partitions(&self) -> Vec<TopicPartition> {
+        let state = locked(&self.state);
+        state.ends.iter().filter(|(_, ends)| ends.end() > 0).map(|(at, _)| *at).collect()
+    }
+
+    pub(super) fn position(&self, consumer: &str, of: TopicPartition) -> Option<u64> {
+        locked(&self.state).positions.get(&of)?.get(consumer).copied()
+    }
+
+    /// All positions, in no order.
+    pub(super) fn list_positions(&self) -> Vec<Position> {
+        let state = locked(&self.state);
+        let of = |(at, by_name): (&TopicPartition, &BTreeMap<_, u64>)| -> Vec<Position> {
+            let position = |(consumer, next_offset): (&std::sync::Arc<str>, &u64)| Position {
+                consumer: std::sync::Arc::clone(consumer),
+                topic: at.topic,
+                partition: at.partition,
+                next_offset: *next_offset,
+            };
+            by_name.iter().map(position).collect()
+        };
+        state.positions.iter().flat_map(of).collect()
+    }
+
+    pub(super) fn wait_past(&self, seen: Lsn, timeout: Duration) -> Lsn {
+        let waits = |state: &mut State| state.end_lsn <= seen.0 && !state.is_closed;
+        let waited = self.changed.wait_timeout_while(locked(&self.state), timeout, waits);
+        Lsn(waited.unwrap_or_else(PoisonError::into_inner).0.end_lsn)
+    }
+
+    /// Lets everybody go who waits.
+    pub(super) fn close(&self) {
+        locked(&self.state).is_closed = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn health(&self) -> Health {
+        locked(&self.state).health.clone()
+    }
+
+    /// Notes whether the cluster can be reached. Returns what was known before.
+    pub(super) fn set_health(&self, health: Health) -> Health {
+        std::mem::replace(&mut locked(&self.state).health, health)
+    }
+}
+
+impl State {
+    /// The next LSN, for a record of others.
+    fn number_one(&mut self) -> u64 {
+        let lsn = self.end_lsn;
+        if self.in_flight.is_some_and(|first| lsn >= first) {
+            // What is under way has these numbers: this one counts when that is over.
+            self.unnumbered += 1;
+        } else {
+            self.end_lsn += 1;
+        }
+        lsn
+    }
+
+    /// No transaction is under way any more.
+    fn number_the_rest(&mut self) {
+        self.in_flight = None;
+        self.end_lsn += std::mem::take(&mut self.unnumbered);
+    }
+
+    /// Drops the oldest of what is kept in memory until it fits.
+    fn shrink(&mut self, bytes_max: usize) {
+        while self.tail_bytes > bytes_max {
+            let oldest = self
+                .tails
+                .values_mut()
+                .filter(|tail| tail.oldest().is_some())
+                .min_by_key(|tail| tail.oldest().map(|record| record.lsn));
+            let Some(oldest) = oldest else { return };
+            self.tail_bytes = self.tail_bytes.saturating_sub(oldest.drop_oldest());
+        }
+    }
+}

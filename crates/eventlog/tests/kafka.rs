@@ -1,0 +1,17 @@
+//! The Kafka log against a real broker: the conformance suite, and what only a cluster can show.
+
+#[path = "kafka/support.rs"]
+mod support;
+
+#[path = "kafka/contract.rs"]
+mod contract;
+#[path = "kafka/faults.rs"]
+mod faults;
+#[path = "kafka/outsiders.rs"]
+mod outsiders;
+#[path = "kafka/ownership.rs"]
+mod ownership;
+#[path = "kafka/security.rs"]
+mod security;
+#[path = "kafka/topics.rs"]
+mod topics;
