@@ -258,7 +258,8 @@ impl<S: Stage> StageActor<S> {
         let envelope = Envelope::new(&mut SystemIds, self.source.clone(), Subject::Engine, now);
         let event = Event { envelope, payload };
         let record = match NewRecord::from_event(&event, self.partition) {
-            Ok(record) => record,
+            // A log that is compacted keeps the newest of each key: no stage may take another's place.
+            Ok(record) => NewRecord { key: name.clone(), ..record },
             Err(failure) => {
                 error!(stage = S::NAME, %failure, "encode snapshot");
                 return;
