@@ -95,6 +95,9 @@ pub struct HandedCall {
     pub write: bool,
     /// What came back.
     pub output: Arc<str>,
+    /// Whether it may have changed something though it failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsure: bool,
 }
 
 /// What travels with a goal that one agent hands to another.
