@@ -115,7 +115,7 @@ impl Decider<'_> {
             self.close_recovery(RecoveryPhase::Completed, "a person was told");
             self.end_goal(GoalStatus::Partial, None, Some(format!("needs a person: {reason}")));
             if gives_up {
-                self.quarantine(format!("every remedy was tried: {reason}"));
+                self.quarantine(format!("every remedy was tried: {reason}"), false);
             }
         } else if action == RecoveryAction::AgentRedistribute {
             self.redistribute(resume_at);

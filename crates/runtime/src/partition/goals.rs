@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use kintsugi_agent::Command;
 use kintsugi_eventlog::{Append, Record};
-use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, Subject, Topic};
+use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, RecoveryPhase, Subject, Topic};
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use tracing::{error, warn};
 
@@ -197,7 +197,11 @@ impl Partition {
     pub(super) fn note_accepted(&mut self, agent: &AgentId, goal: &Arc<Goal>, batch: &mut StoreBatch<'_>) {
         let Some(id) = &goal.id else { return };
         batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known_by(goal));
-        self.accepting.remove(&goal_key(goal));
+        let key = goal_key(goal);
+        // It may have been handed over in the same commit, and be on its way to another agent already.
+        if self.accepting.get(&key).is_some_and(|on_its_way| on_its_way.epoch <= goal.epoch()) {
+            self.accepting.remove(&key);
+        }
         if let Some(slot) = self.slots.get_mut(agent) {
             slot.accepting = slot.accepting.saturating_sub(1);
         }
@@ -227,6 +231,17 @@ impl Partition {
         self.note_load(agent);
     }
 
+    /// The end of a goal that no agent will work, as an event.
+    fn unworked_result(&self, goal: &Goal, agent: &AgentId, reason: &str) -> Option<Event> {
+        let mut result = GoalResult::never_begun(goal, agent.clone(), reason, self.node.clock.now())?;
+        let kind = self.node.kind_of(agent).and_then(|kind| self.node.kind(kind));
+        result.usd = kind.map_or(0.0, |kind| kind.prices.usd(&result.tokens));
+        let mut event = self.own_event(Subject::Agent(agent.clone()), Payload::Result(Box::new(result)));
+        event.envelope.goal.clone_from(&goal.id);
+        event.envelope.tenant = goal.tenant.clone();
+        Some(event)
+    }
+
     /// A command that no agent will work, as an event, and its origin settled. A goal that it would have begun ends
     /// here, for every goal that was taken ends.
     pub(super) fn settle_unworked(&mut self, agent: &AgentId, item: &Item, reason: &str) {
@@ -235,15 +250,15 @@ impl Partition {
         let source = (Topic::Agents, self.number, None);
         let letter = DeadLetter::new(reason, source, original.as_bytes());
         let subject = Subject::Agent(agent.clone());
-        let mut events = vec![self.own_event(subject.clone(), Payload::DeadLetter(Box::new(letter)))];
-        if let Command::AcceptGoal { goal } = &item.command
-            && let Some(id) = &goal.id
-        {
-            let result = GoalResult::never_begun(id.clone(), agent.clone(), reason);
-            let mut event = self.own_event(subject, Payload::Result(Box::new(result)));
-            event.envelope.goal = Some(id.clone());
-            event.envelope.tenant = goal.tenant.clone();
-            events.push(event);
+        let mut events = vec![self.own_event(subject, Payload::DeadLetter(Box::new(letter)))];
+        match &item.command {
+            Command::AcceptGoal { goal } => events.extend(self.unworked_result(goal, agent, reason)),
+            // At its deadline whoever planned it ends it.
+            Command::Recover { plan, planned_at } if !plan.is_overdue(self.node.clock.now()) => {
+                let payload = self.told(plan, *planned_at, RecoveryPhase::Abandoned, reason);
+                events.push(self.own_event(plan.agent.clone(), payload));
+            }
+            _ => {}
         }
         let positions = item.origin.map(|origin| self.settled_position(origin)).into_iter().collect();
         match self.encode(&events) {

@@ -54,7 +54,7 @@ impl Handler<AgentDied> for Partition {
         let is_hopeless = delay.is_none();
         match poison {
             Some(item) => self.bury(&died.agent, &item),
-            None if is_hopeless => self.quarantine(&died.agent, "it died too often".to_owned()),
+            None if is_hopeless => self.quarantine(&died.agent, "it died too often".to_owned(), false),
             None => {}
         }
         let pause = delay.unwrap_or(Duration::ZERO);
@@ -82,7 +82,8 @@ impl Partition {
             return;
         }
         let reason = format!("command {} killed the agent twice", item.command.name());
-        self.quarantine(agent, reason.clone());
+        let at_start = matches!(item.command, Command::StartGoal { .. });
+        self.quarantine(agent, reason.clone(), at_start);
         self.settle_unworked(agent, item, &reason);
     }
 
@@ -97,11 +98,11 @@ impl Partition {
         self.note_load(agent);
     }
 
-    fn quarantine(&mut self, agent: &AgentId, reason: String) {
+    fn quarantine(&mut self, agent: &AgentId, reason: String, at_start: bool) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
         let is_asked = slot.control.iter().any(|item| matches!(item.command, Command::Quarantine { .. }));
         if !is_asked {
-            slot.control.push_front(Item::of(Command::Quarantine { reason }));
+            slot.control.push_front(Item::of(Command::Quarantine { reason, at_start }));
         }
         slot.deaths.clear();
         self.note_load(agent);
