@@ -78,7 +78,7 @@ impl Partition {
     fn bury(&mut self, agent: &AgentId, item: &Item) {
         error!(%agent, command = item.command.name(), "command killed the agent twice");
         if matches!(item.command, Command::Quarantine { .. }) {
-            self.give_up_agent(agent);
+            self.give_up_agent(agent, "it cannot even be quarantined");
             return;
         }
         let reason = format!("command {} killed the agent twice", item.command.name());
@@ -87,10 +87,18 @@ impl Partition {
         self.settle_unworked(agent, item, &reason);
     }
 
-    /// Delivers nothing more to an agent that can neither work nor be quarantined, and ends what waits for it.
-    pub(super) fn give_up_agent(&mut self, agent: &AgentId) {
+    /// Delivers nothing more to an agent that can neither work nor be quarantined, and ends what waits for it. Goals
+    /// that it has accepted cannot be ended without it: where there are any the node stops, and says why.
+    pub(super) fn give_up_agent(&mut self, agent: &AgentId, reason: &str) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
         slot.is_broken = true;
+        if slot.load.is_any() {
+            self.node.give_up(format!("agent {agent} has goals and is broken: {reason}"));
+        }
+        let counted = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
+        slot.load.is_runnable = false;
+        slot.is_starting = false;
+        self.runnable = self.runnable.saturating_sub(counted);
         let waiting: Vec<Item> = std::iter::from_fn(|| slot.next_item()).collect();
         for item in waiting {
             self.settle_unworked(agent, &item, BROKEN);
