@@ -7,14 +7,18 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kintsugi_agent::{Command, Effect};
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_eventlog::{EmbeddedLog, LogReader as _};
-use kintsugi_events::{GoalStatus, Mode, RecoveryPhase};
-use kintsugi_runtime::Node;
+use kintsugi_events::{Goal, GoalStatus, Mode, Payload, RecoveryAction, RecoveryPhase};
+use kintsugi_recover::PolicySet;
+use kintsugi_runtime::config::CommandProbe;
 use kintsugi_runtime::node::Part;
+use kintsugi_runtime::{Node, SharedPolicies};
 use kintsugi_tests::audit::Audit;
 use kintsugi_tests::counting_server::{Behaviour, CountingServer};
 use kintsugi_tests::scripted_node::{Wiring, goals, ledger, parts, prepare};
+use kintsugi_types::AgentId;
 
 /// The longest that any scenario may take.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -160,4 +164,68 @@ fn a_node_that_is_stopped_leaves_its_agents_as_they_were() {
     })
     .unwrap();
     assert_eq!(failed, []);
+}
+
+#[test]
+fn a_call_that_waits_before_a_closed_gate_is_not_made_for_a_goal_that_ended_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let behaviour: Behaviour = Arc::new(|n| if n < 3 { (503, "{}".to_owned()) } else { fine() });
+    let server = CountingServer::start(behaviour).unwrap();
+    prepare(folder.path(), &server.url()).unwrap();
+    let log = Arc::new(EmbeddedLog::open(folder.path().join("log"), Options::default()).unwrap());
+    let before_decide = Some(CommandProbe(Arc::new(|_, command| {
+        let Command::AcceptGoal { goal } = command else { return };
+        assert!(goal.id.as_ref().unwrap().as_str() != "goal-3", "made to panic");
+    })));
+    let mut parts = parts(folder.path(), log.clone(), Wiring { before_decide, ..Wiring::default() }).unwrap();
+    let policies = include_str!("../../crates/recover/tests/short.yaml")
+        .replace("half_open_ms: 300, open_ms: 1500", "half_open_ms: 4000, open_ms: 8000");
+    parts.config.policies = SharedPolicies::new(Arc::new(PolicySet::parse(&policies, "short.yaml").unwrap()));
+    let node = Node::start(parts).unwrap();
+    let goals = goals(3).unwrap();
+    let to = |number: usize, agent: &str| {
+        let agent = Some(AgentId::new(agent).unwrap());
+        node.publish(&[Goal { agent, ..goals[number - 1].clone() }]).unwrap();
+    };
+    let wait = |what: &str, is_over: &dyn Fn(&Audit) -> bool| {
+        let begun = Instant::now();
+        loop {
+            let audit = Audit::of(log.as_ref()).unwrap();
+            if is_over(&audit) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{what}: {audit:?}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    };
+    let is_acting = |audit: &Audit| {
+        let held = audit.agents.values().find(|agent| agent.agent.as_str() == "clerk-1");
+        held.is_some_and(|agent| matches!(agent.open_effect(), Some(Effect::Call(_))))
+    };
+    to(1, "clerk-0");
+    wait("closed", &|_| is_closed(&log));
+    to(2, "clerk-1");
+    wait("held", &is_acting);
+    to(3, "clerk-1");
+    wait("ended", &|audit| audit.open_goals() == 0);
+    node.stop();
+    let audit = Audit::of(log.as_ref()).unwrap();
+    let status = |number: usize| audit.goals[goals[number - 1].id.as_ref().unwrap()][0].status;
+    assert_eq!([1, 2, 3].map(status), [GoalStatus::Completed, GoalStatus::Failed, GoalStatus::Failed]);
+    assert_eq!(server.acts().keys().collect::<Vec<_>>(), ["/charge/1"]);
+}
+
+/// Whether a gate was ever closed.
+fn is_closed(log: &EmbeddedLog) -> bool {
+    let mut is_closed = false;
+    log.replay(log.start_lsn(), &mut |record| {
+        if let Payload::Recovery(recovery) = record.to_event().unwrap().payload {
+            is_closed |= recovery.action == RecoveryAction::CircuitBreaker
+                && recovery.phase == RecoveryPhase::Started
+                && recovery.agent.agent().is_none();
+        }
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    is_closed
 }

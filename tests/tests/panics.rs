@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
-use kintsugi_events::GoalStatus;
+use kintsugi_events::{GoalStatus, RecoveryPhase};
 use kintsugi_runtime::config::CommandProbe;
 use kintsugi_tests::audit::Audit;
 use kintsugi_tests::counting_server::CountingServer;
@@ -72,4 +72,21 @@ fn an_agent_that_always_panics_is_quarantined_and_harms_no_other() {
         }
         assert!(audit.agents.values().any(|agent| agent.quarantined.is_some()), "{kind}");
     }
+}
+
+#[test]
+fn a_recovery_that_kills_its_agent_is_abandoned_and_not_awaited() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = CountingServer::start(Arc::new(|_| (503, "{}".to_owned()))).unwrap();
+    prepare(folder.path(), &server.url()).unwrap();
+    let log = Arc::new(EmbeddedLog::open(folder.path().join("log"), Options::default()).unwrap());
+    let before_decide = Some(CommandProbe(Arc::new(|_, command| {
+        assert!(command.name() != "recover", "made to panic");
+    })));
+    let wiring = Wiring { before_decide, ..Wiring::default() };
+    let parts = parts(folder.path(), log, wiring).unwrap();
+    let audit = work(parts, &goals(1).unwrap(), PATIENCE, &mut |_| true).unwrap();
+    assert_eq!(audit.recoveries.values().collect::<Vec<_>>(), [&RecoveryPhase::Abandoned]);
+    assert!(audit.anomalies.values().any(|is_ended| *is_ended), "{:?}", audit.anomalies);
+    assert_eq!(audit.goals.values().flatten().next().unwrap().status, GoalStatus::Failed);
 }

@@ -148,12 +148,7 @@ impl Run {
         let handover = goal.handover.as_deref();
         let calls: Vec<Arc<DoneCall>> =
             handover.map_or_else(Vec::new, |handover| handover.calls.iter().map(handed_call).collect());
-        let mut turns: Vec<Turn> = calls
-            .iter()
-            .filter(|done| done.ok && done.write)
-            .map(|done| Turn::Observed(fact(done)))
-            .collect();
-        turns.iter_mut().for_each(shorten);
+        let turns = calls.iter().filter(|done| is_done(done)).map(|done| shortened(fact(done))).collect();
         Self {
             started_at: handover.and_then(|handover| handover.started_at).unwrap_or(at),
             step: handover.map_or(0, |handover| handover.steps),
@@ -207,7 +202,7 @@ impl Run {
             AgentEvent::ObservationRecorded(observation) => self.record_observation(observation),
             AgentEvent::OutcomeUnknown { .. } => {
                 self.phase = Phase::Ready;
-                self.close_call(false, "the outcome is unknown".into());
+                self.close_call(false, "the outcome is unknown".into(), true);
             }
             AgentEvent::Parked { reason, until, error, .. } => {
                 self.phase = Phase::Parked { until: *until, reason: *reason };
@@ -251,15 +246,19 @@ impl Run {
         if observation.replayed {
             self.call = None;
         } else {
-            self.close_call(observation.ok, observation.output.clone());
+            // Who refuses a call has not made it.
+            let is_refused = observation.error_tier == Some(ErrorTier::Recoverable);
+            self.close_call(observation.ok, observation.output.clone(), !observation.ok && !is_refused);
         }
     }
 
     /// Moves the open call to the ended ones.
-    fn close_call(&mut self, ok: bool, output: Arc<str>) {
+    fn close_call(&mut self, ok: bool, output: Arc<str>, is_unsure: bool) {
         if let Some(OpenCall { effect, call, safety, .. }) = self.call.take() {
             let write = safety.is_write();
-            self.calls.push(Arc::new(DoneCall { effect, call, ok, write, output, is_forgotten: false }));
+            let is_unsure = is_unsure && write;
+            let done = DoneCall { effect, call, ok, write, output, is_forgotten: false, is_unsure };
+            self.calls.push(Arc::new(done));
         }
     }
 
@@ -276,9 +275,12 @@ impl Run {
                 let pruned = self.turns.len().saturating_sub(kept);
                 self.turns.drain(..pruned);
                 self.turns.iter_mut().for_each(shorten);
+                // What was done outside stays known, ahead of what stays of the conversation.
+                let facts = self.untold_facts();
                 for point in &mut self.rollbacks {
-                    point.turns = point.turns.saturating_sub(pruned);
+                    point.turns = point.turns.saturating_sub(pruned) + facts.len();
                 }
+                self.turns.splice(..0, facts);
             }
             RecoveryAction::RepairToolCall | RecoveryAction::ForceReplan => {
                 self.close_failed_call();
@@ -287,13 +289,11 @@ impl Run {
                 self.turns.push(Turn::Observed(told.into()));
             }
             RecoveryAction::DegradeGracefully => {
-                self.close_failed_call();
-                self.forget_unanswered();
+                self.forget_failed_call();
                 self.simple_reply = true;
             }
             RecoveryAction::ModelDownshift => {
-                self.close_failed_call();
-                self.forget_unanswered();
+                self.forget_failed_call();
                 self.is_light = true;
             }
             // A goal that is handed over goes as a whole, or stays as it is.
@@ -319,32 +319,75 @@ impl Run {
         self.turns.truncate(self.rollbacks.back().map_or(0, |point| point.turns));
         self.thoughts.clear();
         let turns = &self.turns;
-        let is_told = |output: &Arc<str>| turns.iter().any(|turn| *turn == Turn::Observed(output.clone()));
-        for done in self.calls.iter_mut().filter(|done| !done.write && !is_told(&done.output)) {
+        for done in self.calls.iter_mut().filter(|done| !is_done(done) && !stands_in(turns, done)) {
             Arc::make_mut(done).is_forgotten = true;
         }
-        let untold = self.calls.iter().filter(|done| done.ok && done.write && !is_told(&done.output));
-        let mut facts: Vec<Turn> = untold.map(|done| Turn::Observed(fact(done))).collect();
-        facts.iter_mut().for_each(shorten);
+        let facts = self.untold_facts();
         self.turns.extend(facts);
     }
 
-    /// Takes back what the model said last if nothing answered it: it is asked for the step anew.
-    fn forget_unanswered(&mut self) {
-        self.turns.pop_if(|turn| matches!(turn, Turn::Said(_)));
+    /// What was done outside and stands nowhere in the conversation.
+    fn untold_facts(&self) -> Vec<Turn> {
+        let untold = self.calls.iter().filter(|done| is_done(done) && !stands_in(&self.turns, done));
+        untold.map(|done| shortened(fact(done))).filter(|fact| !self.turns.contains(fact)).collect()
     }
 
+    /// Takes the call that failed back, and what the model said last if nothing answered it: it is asked for the step
+    /// anew, and the same again is no repetition.
+    fn forget_failed_call(&mut self) {
+        let before = self.calls.len();
+        self.close_failed_call();
+        for done in self.calls.iter_mut().skip(before) {
+            Arc::make_mut(done).is_forgotten = true;
+        }
+        if self.turns.pop_if(|turn| matches!(turn, Turn::Said(_))).is_some() {
+            self.thoughts.pop_front();
+        }
+    }
+
+    /// Gives the open call up, if there is one: it failed otherwise than by a refusal.
     fn close_failed_call(&mut self) {
         let error = self.last_error.clone().unwrap_or_else(|| "given up".to_owned());
-        self.close_call(false, error.into());
+        self.close_call(false, error.into(), true);
     }
 }
 
+/// Whether a call changed something outside, as far as anybody knows.
+fn is_done(done: &DoneCall) -> bool {
+    done.ok && done.write
+}
+
+/// Whether `turns` hold the call and what came of it, at length or shortened.
+fn stands_in(turns: &[Turn], done: &DoneCall) -> bool {
+    let short = shortened(done.output.clone());
+    turns.windows(2).any(|pair| match pair {
+        // Calls may answer alike: what was asked tells them apart.
+        [Turn::Said(said), told @ Turn::Observed(output)] => {
+            (*output == done.output || *told == short) && asks_for(said, &done.call)
+        }
+        _ => false,
+    })
+}
+
+/// Whether what the model said is this call.
+fn asks_for(said: &str, call: &ActionCall) -> bool {
+    let said: Value = serde_json::from_str(said).unwrap_or_default();
+    said.get("action").and_then(Value::as_str) == Some(call.tool.as_str())
+        && said.get("args").map_or_else(|| call.args == json!({}), |args| *args == call.args)
+}
+
+fn shortened(text: Arc<str>) -> Turn {
+    let mut turn = Turn::Observed(text);
+    shorten(&mut turn);
+    turn
+}
+
 fn handed_call(handed: &HandedCall) -> Arc<DoneCall> {
-    let HandedCall { effect, tool, args, ok, write, output } = handed.clone();
+    let HandedCall { effect, tool, args, ok, write, output, unsure } = handed.clone();
     let call = ActionCall { tool, args };
     // The conversation that it belonged to is gone: to make it again is no repetition.
-    Arc::new(DoneCall { effect, call, ok, write, output, is_forgotten: !write })
+    let is_forgotten = !(write && ok);
+    Arc::new(DoneCall { effect, call, ok, write, output, is_forgotten, is_unsure: unsure })
 }
 
 /// Cuts what a tool said to [`OBSERVATION_BYTES_KEPT`].

@@ -106,6 +106,8 @@ pub enum Command {
     Quarantine {
         /// What.
         reason: String,
+        /// Whether it broke when the first goal of its queue was to be begun: that one would break others too.
+        at_start: bool,
     },
     /// A person brings the agent back.
     Resume {

@@ -1,7 +1,7 @@
 //! What agents of one kind share. A goal keeps the configuration that it began with.
 
 use kintsugi_events::health::HealthThresholds;
-use kintsugi_types::{AgentKind, ToolName, ToolSpec};
+use kintsugi_types::{AgentKind, TokenUsage, ToolName, ToolSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,15 @@ pub struct Prices {
     pub prompt_usd_per_million: f64,
     /// A million completion tokens.
     pub completion_usd_per_million: f64,
+}
+
+impl Prices {
+    /// What `tokens` cost, in US dollars.
+    pub fn usd(&self, tokens: &TokenUsage) -> f64 {
+        (tokens.prompt as f64 * self.prompt_usd_per_million
+            + tokens.completion as f64 * self.completion_usd_per_million)
+            / 1e6
+    }
 }
 
 /// The configuration of a kind of agent.

@@ -13,7 +13,7 @@ use crate::effect::{Effect, OpenCall};
 use crate::prompt;
 
 /// Version of the state's JSON form in snapshots.
-pub const STATE_VERSION: u32 = 3;
+pub const STATE_VERSION: u32 = 4;
 
 /// What the state's JSON takes in the middle of a goal, about: memory is asked for once.
 const JSON_BYTES_EXPECTED: usize = 8 * 1024;
@@ -80,6 +80,7 @@ pub enum Phase {
 
 /// One tool call that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts that hold side by side")]
 pub struct DoneCall {
     /// The effect.
     pub effect: EffectId,
@@ -91,8 +92,10 @@ pub struct DoneCall {
     pub write: bool,
     /// What came back.
     pub output: Arc<str>,
-    /// Whether a rollback took it out of the conversation: to make it again is no repetition.
+    /// Whether a remedy took it out of the conversation: to make it again is no repetition.
     pub is_forgotten: bool,
+    /// Whether it may have changed something though it failed: the tool did not refuse it.
+    pub is_unsure: bool,
 }
 
 /// A recovery whose outcome is not measured yet.

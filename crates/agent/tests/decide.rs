@@ -190,7 +190,7 @@ proptest! {
                     let action = ACTIONS[usize::from(detail) % ACTIONS.len()];
                     world.plan(action)
                 }
-                6 if detail > 250 => Command::Quarantine { reason: "test".to_owned() },
+                6 if detail > 250 => Command::Quarantine { reason: "test".to_owned(), at_start: detail % 2 == 0 },
                 7 => Command::Resume { by: "test".to_owned() },
                 _ => match world.answer(detail) {
                     Some(command) => command,

@@ -136,3 +136,48 @@ fn what_a_goal_ran_out_of_is_measured() {
     assert_eq!(spent, [Budget::Steps]);
     assert_eq!(world.results().len(), 1);
 }
+
+#[test]
+fn a_goal_that_comes_to_who_takes_none_goes_on_to_another_with_what_was_done() {
+    let mut giver = parked_after_a_booking();
+    let plan = giver.plan(RecoveryAction::AgentRedistribute);
+    giver.give(plan);
+    let handed = giver.handed_over().pop().unwrap();
+
+    let mut taker = World::new();
+    taker.give(Command::Quarantine { reason: "broken".to_owned(), at_start: false });
+    taker.give(Command::AcceptGoal { goal: goal(2) });
+    taker.give(Command::AcceptGoal { goal: handed.into() });
+    let [fresh, again] = &taker.handed_over()[..] else { panic!("{:?}", taker.handed_over()) };
+    assert_eq!((fresh.epoch(), again.epoch()), (1, 2));
+    assert!(taker.results().is_empty() && !taker.state.has_load());
+
+    // It changed hands often enough: here it ends, and its result tells what the others did.
+    let mut last = World::new();
+    last.now = giver.now + chrono::TimeDelta::seconds(1);
+    last.give(Command::Quarantine { reason: "broken".to_owned(), at_start: false });
+    last.give(Command::AcceptGoal { goal: again.clone().into() });
+    assert!(last.handed_over().is_empty());
+    let result = last.events.iter().find_map(|event| match &event.payload {
+        Payload::Result(result) => Some(result),
+        _ => None,
+    });
+    let result = result.unwrap();
+    let handover = again.handover.as_ref().unwrap();
+    assert_eq!((result.steps, result.tokens), (handover.steps, handover.tokens));
+    assert!(result.steps == 2 && result.tokens.prompt > 0 && result.wall_ms > 0, "{result:?}");
+    let tools: Vec<_> = result.actions.iter().map(|action| (action.tool.as_str(), action.ok)).collect();
+    assert_eq!(tools, [("book", true), ("look", false)]);
+}
+
+#[test]
+fn a_goal_that_breaks_who_begins_it_is_handed_to_nobody() {
+    let mut world = World::new();
+    for number in [1, 2, 3] {
+        world.give(Command::AcceptGoal { goal: goal(number) });
+    }
+    world.give(Command::Quarantine { reason: "start_goal broke it".to_owned(), at_start: true });
+    assert_eq!(world.results().keys().collect::<Vec<_>>(), [goal(1).id.as_ref().unwrap()]);
+    let handed: Vec<_> = world.handed_over().into_iter().map(|goal| goal.id.unwrap()).collect();
+    assert_eq!(handed, [goal(2).id.clone().unwrap(), goal(3).id.clone().unwrap()]);
+}

@@ -95,6 +95,9 @@ pub struct HandedCall {
     pub write: bool,
     /// What came back.
     pub output: Arc<str>,
+    /// Whether it may have changed something though it failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsure: bool,
 }
 
 /// What travels with a goal that one agent hands to another.
@@ -187,20 +190,36 @@ pub struct GoalResult {
 }
 
 impl GoalResult {
-    /// The end of a goal that no step was taken for.
-    pub fn never_begun(goal: GoalId, agent: AgentId, reason: impl Into<String>) -> Self {
-        Self {
-            goal,
+    /// The end at `now` of a goal that `agent` took no step for. What was done for it before it was handed over is
+    /// told, but for its cost. `None` for a goal without id.
+    pub fn never_begun(
+        goal: &Goal,
+        agent: AgentId,
+        reason: impl Into<String>,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let handover = goal.handover.as_deref();
+        let action = |call: &HandedCall| ResultAction {
+            effect: call.effect,
+            tool: call.tool.clone(),
+            args: call.args.clone(),
+            ok: call.ok,
+        };
+        let wall_ms = handover
+            .and_then(|handover| handover.started_at)
+            .and_then(|started_at| u64::try_from((now - started_at).num_milliseconds()).ok());
+        Some(Self {
+            goal: goal.id.clone()?,
             agent,
             status: GoalStatus::Failed,
             answer: None,
-            actions: Vec::new(),
+            actions: handover.map_or_else(Vec::new, |handover| handover.calls.iter().map(action).collect()),
             reason: Some(reason.into()),
-            steps: 0,
-            tokens: TokenUsage::default(),
+            steps: handover.map_or(0, |handover| handover.steps),
+            tokens: handover.map_or_else(TokenUsage::default, |handover| handover.tokens),
             usd: 0.0,
-            wall_ms: 0,
-            seams: 0,
-        }
+            wall_ms: wall_ms.unwrap_or(0),
+            seams: handover.map_or(0, |handover| handover.seams),
+        })
     }
 }

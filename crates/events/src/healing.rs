@@ -1,7 +1,8 @@
 //! The four kinds of healing event: metric, anomaly, diagnosis, recovery.
 
 use kintsugi_types::{
-    AgentId, AgentKind, AnomalyId, DiagnosisId, ErrorTier, GoalId, RecoveryId, Score, TokenUsage, ToolName,
+    AgentId, AgentKind, AnomalyId, DiagnosisId, ErrorTier, GoalId, RecoveryId, Score, Timestamp, TokenUsage,
+    ToolName,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -456,6 +457,17 @@ pub struct Recovery {
 impl Recovery {
     /// Parameter of the last recovery of a cascade: the agent takes no more work until a person resumes it.
     pub const GIVES_UP: &'static str = "gives_up_agent";
+
+    /// Parameter of a plan: when it counts as failed unless something came of it.
+    pub const DEADLINE: &'static str = "deadline";
+
+    /// Whether its deadline has passed at `now`. Whoever planned it ends it then, so nobody else does.
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        let deadline = self.parameters.get(Self::DEADLINE).and_then(Value::as_str);
+        deadline
+            .and_then(|deadline| deadline.parse::<Timestamp>().ok())
+            .is_some_and(|deadline| deadline <= now)
+    }
 
     /// Whether the agent takes no more work after it.
     pub fn gives_agent_up(&self) -> bool {

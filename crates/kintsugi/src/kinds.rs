@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kintsugi_agent::{KindConfig, Limits};
 use kintsugi_inference::AdmitError;
+use kintsugi_recover::policy::TIME_MS_MAX;
 use kintsugi_runtime::Population;
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentKind, ToolName, ToolSpec};
@@ -103,9 +104,11 @@ fn read(file: &Path) -> Result<KindFile, Failure> {
     Ok(declared)
 }
 
-/// Refuses limits under which no goal can be worked: each would end partial, or wait for ever.
+/// Refuses limits under which no goal can be worked: each would end partial, or wait for ever; or longer than times
+/// can be reckoned with.
 fn check(file: &Path, limits: &Limits) -> Result<(), Failure> {
-    let facts: [(bool, &str, &dyn fmt::Display, &str); 7] = [
+    let a_week = format!("at most a week ({TIME_MS_MAX})");
+    let facts: [(bool, &str, &dyn fmt::Display, &str); 8] = [
         (limits.steps_max > 0, "steps_max", &limits.steps_max, "at least 1"),
         (limits.tokens_max > 0, "tokens_max", &limits.tokens_max, "at least 1"),
         (limits.seconds_max > 0.0, "seconds_max", &limits.seconds_max, "above 0"),
@@ -113,6 +116,7 @@ fn check(file: &Path, limits: &Limits) -> Result<(), Failure> {
         (limits.answer_tokens_max > 0, "answer_tokens_max", &limits.answer_tokens_max, "at least 1"),
         (limits.queue_max > 0, "queue_max", &limits.queue_max, "at least 1"),
         (limits.attempts_max > 0, "attempts_max", &limits.attempts_max, "at least 1"),
+        (limits.park_ms <= TIME_MS_MAX, "park_ms", &limits.park_ms, &a_week),
     ];
     let Some((_, key, value, must)) = facts.into_iter().find(|(holds, ..)| !holds) else { return Ok(()) };
     Err(Failure::usage(format_args!(

@@ -123,6 +123,11 @@ impl Load {
     pub const fn is_any(&self) -> bool {
         self.is_running || self.queued > 0
     }
+
+    /// Whether a partition is told of the agent when it starts.
+    pub const fn is_told_of(&self) -> bool {
+        self.is_any() || self.is_quarantined
+    }
 }
 
 /// What a command led to.

@@ -34,7 +34,8 @@ impl Population {
             .strip_prefix(self.kind.as_str())
             .and_then(|rest| rest.strip_prefix('-'))
             .and_then(|number| number.parse::<u32>().ok())
-            .is_some_and(|number| number < self.count)
+            // `clerk-07` is nobody: two names would be one agent.
+            .is_some_and(|number| number < self.count && self.agent(number).is_ok_and(|id| id == *agent))
     }
 }
 
@@ -131,5 +132,20 @@ pub struct EffectProbe(pub Arc<dyn Fn(EffectBoundary) + Send + Sync>);
 impl std::fmt::Debug for EffectProbe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("EffectProbe")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_one_name() {
+        let population = Population { kind: AgentKind::new("clerk").unwrap(), count: 10 };
+        let contains = |name: &str| population.contains(&AgentId::new(name).unwrap());
+        assert!(contains("clerk-7") && contains("clerk-0"));
+        for name in ["clerk-07", "clerk-+7", "clerk-10", "clerk-", "clerk"] {
+            assert!(!contains(name), "{name}");
+        }
     }
 }

@@ -58,10 +58,15 @@ pub enum RestoreError {
 /// What a partition comes back with.
 #[derive(Debug, Default)]
 pub struct Restored {
-    /// Agents with load.
+    /// Agents with load, and those that take no work.
     pub agents: Vec<AgentState>,
     /// Where the log ended.
     pub end: Lsn,
+}
+
+/// Whether a partition has to be told of the agent: it has goals, or it takes none.
+fn is_told_of(state: &AgentState) -> bool {
+    state.has_load() || state.quarantined.is_some()
 }
 
 /// A placeholder until `agent.created`, the first event of every journal, is folded in.
@@ -104,7 +109,8 @@ fn fold(
     Ok(())
 }
 
-/// Restores the node: folds what the cache lacks, brings the cache up to date, and returns the agents with load.
+/// Restores the node: folds what the cache lacks, brings the cache up to date, and returns the agents with load and
+/// those that take no work.
 pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
     // What an earlier life of this process still had queued comes before what is read here.
     node.log.flush()?;
@@ -130,13 +136,13 @@ pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
     for state in states.values() {
         let json = serde_json::to_vec(state)
             .map_err(|source| RestoreError::Pack { agent: state.agent.clone(), source })?;
-        batch.put_agent(&state.agent, &json, state.has_load())?;
+        batch.put_agent(&state.agent, &json, is_told_of(state))?;
     }
     batch.put_replay_from(end);
     batch.put_format();
     batch.commit()?;
     node.store.note_filled();
-    let mut agents: Vec<AgentState> = states.into_values().filter(AgentState::has_load).collect();
+    let mut agents: Vec<AgentState> = states.into_values().filter(is_told_of).collect();
     agents.sort_by(|a, b| a.agent.cmp(&b.agent));
     let before = loaded_before(node, &agents)?;
     agents.extend(before);
@@ -144,14 +150,14 @@ pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
     Ok(Restored { agents, end })
 }
 
-/// Agents with load that had no event since the cache was brought up to date.
+/// Such agents that had no event since the cache was brought up to date.
 fn loaded_before(node: &NodeContext, found: &[AgentState]) -> Result<Vec<AgentState>, RestoreError> {
     let mut before = Vec::new();
     for agent in node.store.loaded_agents()? {
         if found.iter().any(|state| state.agent == agent) {
             continue;
         }
-        before.extend(node.store.agent(&agent)?.filter(AgentState::has_load));
+        before.extend(node.store.agent(&agent)?.filter(is_told_of));
     }
     Ok(before)
 }

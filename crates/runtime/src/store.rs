@@ -201,7 +201,7 @@ impl Store {
         serde_json::from_slice(&json).map(Some).map_err(|error| damaged(error.to_string()))
     }
 
-    /// The agents that had load when they were last put.
+    /// The agents that a partition is told of when it starts: those that had load or took no work when they were last put.
     pub fn loaded_agents(&self) -> Result<Vec<AgentId>, StoreError> {
         let mut agents = Vec::new();
         for entry in self.loaded.iter() {
@@ -252,8 +252,8 @@ impl StoreBatch<'_> {
         self.batch.insert(&self.store.meta, "format", FORMAT.to_be_bytes());
     }
 
-    /// Puts an agent's state and whether it has load.
-    pub fn put_agent(&mut self, agent: &AgentId, json: &[u8], has_load: bool) -> Result<(), StoreError> {
+    /// Puts an agent's state, and whether a partition is told of it when it starts.
+    pub fn put_agent(&mut self, agent: &AgentId, json: &[u8], is_told_of: bool) -> Result<(), StoreError> {
         let mut compressor = self.store.packer.lock().unwrap_or_else(PoisonError::into_inner);
         let packed = compressor.compress(json).map_err(StoreError::Pack)?;
         drop(compressor);
@@ -261,7 +261,7 @@ impl StoreBatch<'_> {
         value.extend_from_slice(&STATE_VERSION.to_be_bytes());
         value.extend_from_slice(&packed);
         self.batch.insert(&self.store.agents, agent.as_str(), value);
-        if has_load {
+        if is_told_of {
             self.batch.insert(&self.store.loaded, agent.as_str(), []);
         } else {
             self.batch.remove(&self.store.loaded, agent.as_str());

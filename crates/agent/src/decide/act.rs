@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kintsugi_events::{
     ActionCall, AgentEvent, GoalStatus, ObservationRecord, ParkReason, ToolOutcome as ToolMetric,
 };
-use kintsugi_types::{EffectId, ErrorTier};
+use kintsugi_types::{EffectId, ErrorTier, ToolSafety};
 
 use super::Decider;
 use crate::apply::is_shown_to_model;
@@ -17,9 +17,9 @@ impl Decider<'_> {
     /// Asks for a tool call, or returns what an identical write returned before.
     pub(super) fn request_action(&mut self, call: ActionCall) {
         let Some(safety) = self.safety_of(&call.tool) else { return };
+        let effect = self.effect_of(&call, safety);
         let Some(run) = &self.state.run else { return };
         let step = run.step;
-        let effect = EffectId::new(self.context.ids);
         let earlier = run.calls.iter().find(|done| done.ok && done.write && done.call == call);
         if let Some(earlier) = earlier {
             let observation = ObservationRecord {
@@ -43,6 +43,16 @@ impl Decider<'_> {
             return;
         }
         self.journal(AgentEvent::ActionRequested { effect, step, call, safety });
+    }
+
+    /// The effect of a call. A keyed write that may have acted though it failed is asked for under the id that it had,
+    /// by whichever agent: the service then does it once, however often it is asked.
+    fn effect_of(&mut self, call: &ActionCall, safety: ToolSafety) -> EffectId {
+        let earlier = (safety == ToolSafety::Keyed)
+            .then_some(self.state.run.as_ref())
+            .flatten()
+            .and_then(|run| run.calls.iter().rev().find(|done| done.is_unsure && done.call == *call));
+        earlier.map_or_else(|| EffectId::new(self.context.ids), |done| done.effect)
     }
 
     pub(super) fn action_done(

@@ -1,16 +1,17 @@
 //! The beginning and the end of a goal, and of an agent's work as a whole.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kintsugi_events::{
     AgentEvent, Goal, GoalEnd, GoalResult, GoalStatus, Payload, RecoveryPhase, ResultAction,
 };
-use kintsugi_types::{GoalId, TokenUsage};
+use kintsugi_types::TokenUsage;
 
 use super::Decider;
 
 impl Decider<'_> {
-    pub(super) fn accept_goal(&mut self, goal: Arc<Goal>) {
+    pub(super) fn accept_goal(&mut self, goal: &Arc<Goal>) {
         let Some(id) = goal.id.clone() else { return };
         let is_known = self.state.queue.iter().any(|queued| queued.id.as_ref() == Some(&id))
             || self.state.run.as_ref().is_some_and(|run| run.goal_id == id);
@@ -23,9 +24,9 @@ impl Decider<'_> {
                 tenant: self.state.tenant.clone(),
             });
         }
-        self.journal(AgentEvent::GoalAccepted { goal });
+        self.journal(AgentEvent::GoalAccepted { goal: goal.clone() });
         if let Some(reason) = self.state.quarantined.clone() {
-            self.end_queued_goal(&id, format!("the agent is quarantined: {reason}"));
+            self.pass_on(goal, &reason);
         }
     }
 
@@ -101,37 +102,46 @@ impl Decider<'_> {
         self.journal(AgentEvent::GoalEnded(GoalEnd { goal, status, answer, reason }));
     }
 
-    /// Ends a goal that was never begun.
-    fn end_queued_goal(&mut self, goal: &GoalId, reason: String) {
-        let result = GoalResult::never_begun(goal.clone(), self.state.agent.clone(), reason.clone());
+    /// Hands a goal that waits to another agent, and ends it where that cannot be, for this one works no more.
+    fn pass_on(&mut self, goal: &Goal, reason: &str) {
+        match self.handover_obstacle(goal) {
+            None => self.hand_over_queued(goal, reason),
+            Some(_) => self.end_queued_goal(goal, format!("the agent is quarantined: {reason}")),
+        }
+    }
+
+    /// Ends a goal that was never begun here.
+    fn end_queued_goal(&mut self, goal: &Goal, reason: String) {
+        let agent = self.state.agent.clone();
+        let Some(mut result) = GoalResult::never_begun(goal, agent, reason.clone(), self.context.now) else {
+            return;
+        };
+        result.usd = self.usd(&result.tokens);
+        let goal = result.goal.clone();
         self.emit(Payload::Result(Box::new(result)));
         if let Some(event) = self.events.last_mut() {
             event.envelope.goal = Some(goal.clone());
         }
         self.journal(AgentEvent::GoalEnded(GoalEnd {
-            goal: goal.clone(),
+            goal,
             status: GoalStatus::Failed,
             answer: None,
             reason: Some(reason),
         }));
     }
 
-    pub(super) fn quarantine(&mut self, reason: String) {
+    pub(super) fn quarantine(&mut self, reason: String, at_start: bool) {
         if self.state.quarantined.is_some() {
             return;
         }
+        let mut waiting: VecDeque<Arc<Goal>> = self.state.queue.clone();
         if self.state.run.is_some() {
             self.end_goal(GoalStatus::Failed, None, Some(reason.clone()));
+        } else if at_start && let Some(first) = waiting.pop_front() {
+            self.end_queued_goal(&first, reason.clone());
         }
-        let waiting: Vec<Arc<Goal>> = self.state.queue.iter().cloned().collect();
         for goal in waiting {
-            match (&goal.id, self.handover_obstacle(&goal)) {
-                (_, None) => self.hand_over_queued(&goal, &reason),
-                (Some(id), Some(_)) => {
-                    self.end_queued_goal(id, format!("the agent is quarantined: {reason}"));
-                }
-                (None, Some(_)) => {}
-            }
+            self.pass_on(&goal, &reason);
         }
         self.journal(AgentEvent::Quarantined { reason });
     }
@@ -144,9 +154,6 @@ impl Decider<'_> {
 
     /// What tokens cost by the kind's prices.
     pub(super) fn usd(&self, tokens: &TokenUsage) -> f64 {
-        let prices = &self.context.config.prices;
-        (tokens.prompt as f64 * prices.prompt_usd_per_million
-            + tokens.completion as f64 * prices.completion_usd_per_million)
-            / 1e6
+        self.context.config.prices.usd(tokens)
     }
 }

@@ -88,6 +88,7 @@ fn handed_calls(run: &Run) -> Vec<HandedCall> {
         ok: done.ok,
         write: done.write,
         output: done.output.clone(),
+        unsure: done.is_unsure,
     });
     let given_up = run.call.iter().map(|open| HandedCall {
         effect: open.effect,
@@ -96,6 +97,7 @@ fn handed_calls(run: &Run) -> Vec<HandedCall> {
         ok: false,
         write: open.safety.is_write(),
         output: Arc::from(run.last_error.as_deref().unwrap_or("given up")),
+        unsure: open.safety.is_write(),
     });
     ended.chain(given_up).collect()
 }

@@ -52,7 +52,7 @@ pub struct Decision {
 pub fn decide(state: &AgentState, command: Command, context: Context<'_>) -> Decision {
     let mut decider = Decider { state: state.clone(), context, events: Vec::new() };
     match command {
-        Command::AcceptGoal { goal } => decider.accept_goal(goal),
+        Command::AcceptGoal { goal } => decider.accept_goal(&goal),
         Command::StartGoal { seed } => decider.start_goal(seed),
         Command::ThinkDone { effect, attempt, outcome } => decider.think_done(effect, attempt, outcome),
         Command::ActionDone { effect, attempt, outcome, tool_ms } => {
@@ -61,7 +61,7 @@ pub fn decide(state: &AgentState, command: Command, context: Context<'_>) -> Dec
         Command::CallLost { effect, happened, cause } => decider.call_lost(effect, happened, &cause),
         Command::TimerDue { at } => decider.timer_due(at),
         Command::Recover { plan, planned_at } => decider.recover(plan, planned_at),
-        Command::Quarantine { reason } => decider.quarantine(reason),
+        Command::Quarantine { reason, at_start } => decider.quarantine(reason, at_start),
         Command::Resume { by } => decider.resume(by),
     }
     Decision { events: decider.events, state: decider.state }

@@ -12,6 +12,9 @@ use crate::state::Phase;
 /// So much better an agent has to be for a recovery to be needless.
 const HEALTH_BETTER_BY: f64 = 0.05;
 
+/// What became of a plan that came, or came to its turn, after its deadline.
+const OVERDUE: &str = "its deadline had passed";
+
 /// Whether a plan fits an agent.
 enum Fit {
     /// It waits for it.
@@ -45,6 +48,10 @@ impl Decider<'_> {
         if self.state.recoveries.contains(&plan.recovery) || plan.phase != RecoveryPhase::Planned {
             return;
         }
+        if plan.is_overdue(self.context.now) {
+            self.abandon(&plan, planned_at, OVERDUE);
+            return;
+        }
         match self.fit(&plan) {
             Fit::Now => {}
             Fit::AtStepEnd => {
@@ -76,7 +83,10 @@ impl Decider<'_> {
             self.think(step);
             return;
         };
-        if self.is_better_by_itself(&waiting.plan) {
+        if waiting.plan.is_overdue(self.context.now) {
+            self.abandon_deferred(OVERDUE);
+            self.think(step);
+        } else if self.is_better_by_itself(&waiting.plan) {
             self.abandon_deferred("the agent had got better by itself");
             self.think(step);
         } else {
@@ -105,7 +115,7 @@ impl Decider<'_> {
             self.close_recovery(RecoveryPhase::Completed, "a person was told");
             self.end_goal(GoalStatus::Partial, None, Some(format!("needs a person: {reason}")));
             if gives_up {
-                self.quarantine(format!("every remedy was tried: {reason}"));
+                self.quarantine(format!("every remedy was tried: {reason}"), false);
             }
         } else if action == RecoveryAction::AgentRedistribute {
             self.redistribute(resume_at);
@@ -174,11 +184,13 @@ impl Decider<'_> {
         after: Option<(Score, HealthState)>,
     ) {
         let Some(open) = self.state.run.as_ref().and_then(|run| run.recovery.clone()) else { return };
+        let phase = if open.plan.is_overdue(self.context.now) { RecoveryPhase::Failed } else { phase };
         self.tell(&open.plan, open.planned_at, phase, outcome, after);
         self.journal(AgentEvent::RecoveryEnded { recovery: open.plan.recovery, phase });
     }
 
-    /// Emits the next phase of a recovery.
+    /// Emits the next phase of a recovery. At its deadline whoever planned it says that it failed: a second end told
+    /// here would contradict that.
     fn tell(
         &mut self,
         plan: &Recovery,
@@ -187,6 +199,9 @@ impl Decider<'_> {
         outcome: &str,
         after: Option<(Score, HealthState)>,
     ) {
+        if phase.is_terminal() && plan.is_overdue(self.context.now) {
+            return;
+        }
         let elapsed = self.context.now.signed_duration_since(planned_at).num_milliseconds();
         let state_before = self
             .state

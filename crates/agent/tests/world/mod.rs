@@ -9,12 +9,13 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta};
 use kintsugi_agent::prompt::{Action, decision_text};
 use kintsugi_agent::{
-    ActionOutcome, AgentState, Command, Context, Effect, KindConfig, Limits, Prices, ThinkOutcome, decide,
+    ActionOutcome, AgentState, Command, Context, Effect, KindConfig, Limits, OpenCall, Prices, ThinkOutcome,
+    decide,
 };
 use kintsugi_events::health::HealthThresholds;
 use kintsugi_events::{
-    ActionCall, AgentEvent, Event, FaultType, Goal, GoalStatus, Mode, Payload, Recovery, RecoveryAction,
-    RecoveryPhase, Subject,
+    ActionCall, AgentEvent, Event, FaultType, Goal, GoalStatus, Metric, Mode, Payload, Recovery,
+    RecoveryAction, RecoveryPhase, Subject,
 };
 use kintsugi_types::{
     AgentId, AgentKind, Completion, DiagnosisId, ErrorTier, FinishReason, GoalId, IdSource, RecoveryId,
@@ -166,6 +167,38 @@ impl World {
         plan.fault_type = FaultType::Loop;
         plan.health_before = Some(Score::new(health));
         Command::Recover { plan, planned_at }
+    }
+
+    /// A plan that counts as failed from now on.
+    pub(crate) fn overdue(&self, plan: Command) -> Command {
+        let Command::Recover { mut plan, planned_at } = plan else { panic!("no plan") };
+        plan.parameters.insert(Recovery::DEADLINE.to_owned(), self.now.to_rfc3339().into());
+        Command::Recover { plan, planned_at }
+    }
+
+    /// Works a goal that was handed over, from a state of its own.
+    pub(crate) fn taking(goal: Goal) -> Self {
+        let mut world = Self::new();
+        world.give(Command::AcceptGoal { goal: goal.into() });
+        world.give(Command::StartGoal { seed: 8 });
+        world
+    }
+
+    /// The newest metric.
+    pub(crate) fn last_metric(&self) -> &Metric {
+        let mut metrics = self.events.iter().filter_map(|event| match &event.payload {
+            Payload::Metric(metric) => Some(&**metric),
+            _ => None,
+        });
+        metrics.next_back().unwrap()
+    }
+
+    /// The call that the agent waits for.
+    pub(crate) fn open_call(&self) -> OpenCall {
+        match self.state.open_effect() {
+            Some(Effect::Call(open)) => open,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn phases(&self) -> Vec<RecoveryPhase> {

@@ -264,6 +264,7 @@ fn a_limit_that_no_goal_can_be_worked_under_is_named_with_its_file() {
     limits("answer_tokens_max = 0", &["`limits.answer_tokens_max` is 0"]);
     limits("queue_max = 0", &["`limits.queue_max` is 0"]);
     limits("attempts_max = 0", &["`limits.attempts_max` is 0"]);
+    limits("park_ms = 9223372036854775807", &["`limits.park_ms` is 9223372036854775807", "at most a week"]);
 }
 
 #[test]

@@ -15,12 +15,27 @@ use crate::config::Population;
 /// of them have more, so that it can show that it is well again.
 const DEGRADED_LOAD: usize = 1;
 
+/// What an agent has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Taken {
+    /// So many goals.
+    Goals(usize),
+    /// It takes no more until a person resumes it.
+    NeverMore,
+}
+
+/// How an agent stands among those of its kind: first by what it seems to have, then by what it has.
+type Standing = (usize, Taken);
+
+/// Who is last of all.
+const OUT: Standing = (usize::MAX, Taken::NeverMore);
+
 /// Loads of the agents of one kind. Only those with load are held; the others are a count.
 #[derive(Debug)]
 pub(super) struct LoadIndex {
     population: Population,
-    by_load: BTreeSet<(usize, u32)>,
-    loads: BTreeMap<u32, usize>,
+    by_load: BTreeSet<(Standing, u32)>,
+    loads: BTreeMap<u32, Standing>,
     cursor: u32,
 }
 
@@ -33,25 +48,45 @@ impl LoadIndex {
         &self.population.kind
     }
 
-    /// Notes that agent `number` has `load` goals.
-    pub(super) fn set(&mut self, number: u32, load: usize) {
+    /// Notes that agent `number` has `goals`, and whether it is well.
+    pub(super) fn set(&mut self, number: u32, goals: usize, is_well: bool) {
+        let load = goals + if is_well { 0 } else { DEGRADED_LOAD };
+        self.note(number, (load, Taken::Goals(goals)));
+    }
+
+    /// Notes that agent `number` takes no goals.
+    pub(super) fn set_out(&mut self, number: u32) {
+        self.note(number, OUT);
+    }
+
+    /// Whether agent `number` takes no goals, as far as is known.
+    fn is_out(&self, number: u32) -> bool {
+        self.loads.get(&number) == Some(&OUT)
+    }
+
+    fn note(&mut self, number: u32, standing: Standing) {
         if let Some(before) = self.loads.remove(&number) {
             self.by_load.remove(&(before, number));
         }
-        if load > 0 {
-            self.loads.insert(number, load);
-            self.by_load.insert((load, number));
+        if standing.0 > 0 {
+            self.loads.insert(number, standing);
+            self.by_load.insert((standing, number));
         }
     }
 
-    /// Whether there is more than one agent of this kind.
-    pub(super) const fn is_plural(&self) -> bool {
-        self.population.count > 1
+    /// The agent to get a goal that `giver` handed over, and what it has: another one, unless no other takes any.
+    pub(super) fn choose(&mut self, giver: Option<u32>) -> Option<(u32, Taken)> {
+        let giver = giver.filter(|_| self.population.count > 1);
+        let chosen = self.least_loaded(giver)?;
+        if giver.is_some() && chosen.1 == Taken::NeverMore {
+            return self.least_loaded(None);
+        }
+        Some(chosen)
     }
 
-    /// The agent with the fewest goals and their count: the next idle one in turn, else the least loaded. Never
-    /// `except`, who must not be the only one.
-    pub(super) fn least_loaded(&mut self, except: Option<u32>) -> Option<(u32, usize)> {
+    /// The agent that has least and what that is: the next idle one in turn, else the least loaded. Never `except`,
+    /// who must not be the only one.
+    fn least_loaded(&mut self, except: Option<u32>) -> Option<(u32, Taken)> {
         let count = self.population.count;
         if count == 0 {
             return None;
@@ -64,9 +99,10 @@ impl LoadIndex {
             }
             let number = self.cursor;
             self.cursor = (self.cursor + 1) % count;
-            return Some((number, 0));
+            return Some((number, Taken::Goals(0)));
         }
-        self.by_load.iter().find(|(_, number)| Some(*number) != except).map(|(load, number)| (*number, *load))
+        let others = self.by_load.iter().find(|(_, number)| Some(*number) != except);
+        others.map(|((_, taken), number)| (*number, *taken))
     }
 
     pub(super) fn agent(&self, number: u32) -> Option<AgentId> {
@@ -86,21 +122,18 @@ impl Partition {
     /// Notes the load of an agent after it changed, and whether it may begin a goal.
     pub(super) fn note_load(&mut self, agent: &AgentId) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
-        let load = if slot.load.is_quarantined || slot.is_broken {
-            // A quarantined agent is never the least loaded.
-            usize::MAX
-        } else {
-            let is_well = slot.load.health == HealthState::Healthy;
-            slot.goals() + if is_well { 0 } else { DEGRADED_LOAD }
-        };
         if let Some(number) = slot.number
             && let Some(index) = self.loads.iter_mut().find(|index| *index.kind() == slot.kind)
         {
-            index.set(number, load);
+            // What a slot says of an agent that was never in memory since is no news.
+            let is_unknown = slot.generation == 0 && index.is_out(number);
+            if slot.load.is_quarantined || slot.is_broken || is_unknown {
+                index.set_out(number);
+            } else {
+                index.set(number, slot.goals(), slot.load.health == HealthState::Healthy);
+            }
         }
-        let could_start =
-            slot.load.queued > 0 && !slot.load.is_running && !slot.load.is_quarantined && !slot.is_starting;
-        if could_start && !slot.is_ready {
+        if slot.could_start() && !slot.is_ready {
             slot.is_ready = true;
             self.ready.push_back(agent.clone());
         }
@@ -112,7 +145,7 @@ impl Partition {
             let Some(agent) = self.ready.pop_front() else { return };
             let Some(slot) = self.slots.get_mut(&agent) else { continue };
             slot.is_ready = false;
-            if slot.load.queued == 0 || slot.load.is_running || slot.load.is_quarantined || slot.is_starting {
+            if !slot.could_start() {
                 continue;
             }
             slot.is_starting = true;
@@ -127,21 +160,48 @@ impl Partition {
 mod tests {
     use super::*;
 
+    fn index(count: u32) -> LoadIndex {
+        LoadIndex::new(&Population { kind: AgentKind::new("support").unwrap(), count })
+    }
+
     #[test]
     fn idle_agents_take_turns_and_then_the_least_loaded_is_chosen() {
-        let kind = AgentKind::new("support").unwrap();
-        let mut index = LoadIndex::new(&Population { kind, count: 3 });
+        let mut index = index(3);
         for _ in 0..3 {
-            let (number, load) = index.least_loaded(None).unwrap();
-            assert_eq!(load, 0);
-            index.set(number, 1);
+            let (number, taken) = index.choose(None).unwrap();
+            assert_eq!(taken, Taken::Goals(0));
+            index.set(number, 1, true);
         }
-        index.set(0, 3);
-        index.set(2, 2);
-        assert_eq!(index.least_loaded(None), Some((1, 1)));
-        assert_eq!(index.least_loaded(Some(1)), Some((2, 2)));
-        index.set(2, 0);
-        assert_eq!(index.least_loaded(None), Some((2, 0)));
-        assert_eq!(index.least_loaded(Some(2)), Some((1, 1)));
+        index.set(0, 3, true);
+        index.set(2, 2, true);
+        assert_eq!(index.choose(None), Some((1, Taken::Goals(1))));
+        assert_eq!(index.choose(Some(1)), Some((2, Taken::Goals(2))));
+        index.set(2, 0, true);
+        assert_eq!(index.choose(None), Some((2, Taken::Goals(0))));
+        assert_eq!(index.choose(Some(2)), Some((1, Taken::Goals(1))));
+    }
+
+    #[test]
+    fn agents_that_are_not_well_are_last_in_turn_and_no_fuller_than_they_are() {
+        let mut index = index(2);
+        index.set(0, 0, false);
+        assert_eq!(index.choose(None), Some((1, Taken::Goals(0))), "others are free");
+        index.set(1, 1, true);
+        assert_eq!(index.choose(None), Some((0, Taken::Goals(0))), "it has none and could take one");
+        index.set(1, 0, false);
+        assert_eq!(index.choose(None), Some((0, Taken::Goals(0))), "none is well, and none is full");
+    }
+
+    #[test]
+    fn a_goal_goes_back_to_its_giver_where_no_other_takes_any() {
+        let mut index = index(3);
+        index.set_out(1);
+        index.set_out(2);
+        index.set(0, 1, true);
+        assert_eq!(index.choose(Some(0)), Some((0, Taken::Goals(1))));
+        index.set_out(0);
+        assert_eq!(index.choose(Some(0)), Some((0, Taken::NeverMore)));
+        index.set(1, 4, true);
+        assert_eq!(index.choose(Some(0)), Some((1, Taken::Goals(4))));
     }
 }

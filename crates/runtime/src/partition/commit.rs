@@ -91,8 +91,10 @@ impl Handler<AgentCommitted> for Partition {
     }
 }
 
+/// Whether the agent has a goal no more.
 fn ends_a_goal(event: &Event) -> bool {
-    matches!(&event.payload, Payload::Agent(event) if matches!(**event, AgentEvent::GoalEnded(_)))
+    let Payload::Agent(event) = &event.payload else { return false };
+    matches!(**event, AgentEvent::GoalEnded(_) | AgentEvent::GoalReassigned { .. })
 }
 
 /// A recovery makes an agent's memory anew from its journal, and what befell a goal ends with it.
@@ -229,7 +231,7 @@ impl Partition {
         }
         if let Some(snapshot) = &decided.snapshot {
             if let Err(failure) =
-                batch.put_agent(agent, snapshot.state.get().as_bytes(), decided.load.is_any())
+                batch.put_agent(agent, snapshot.state.get().as_bytes(), decided.load.is_told_of())
             {
                 error!(%agent, %failure, "pack snapshot");
                 return;
@@ -265,7 +267,10 @@ impl Partition {
         self.runnable = (self.runnable + counts).saturating_sub(counted);
         match decided.wanted {
             Wanted::Unchanged => {}
-            Wanted::Nothing => self.forget_timer(agent),
+            Wanted::Nothing => {
+                self.forget_timer(agent);
+                self.forget_held_call(agent);
+            }
             Wanted::Start(start) => self.start_effect(agent, *start, is_wake, ctx),
         }
         self.note_load(agent);
@@ -283,6 +288,7 @@ impl Partition {
         if !positions.is_empty() {
             self.append_own(Vec::new(), positions);
         }
+        self.pump_recoveries(ctx);
         self.pump_goals(ctx);
         let oldest_dirty = self.slots.values().filter_map(|slot| slot.dirty_from).min();
         let replay_from = oldest_dirty.map_or(self.seen, |dirty| dirty.min(self.seen));

@@ -5,7 +5,7 @@ use kintsugi_agent::AgentState;
 use kintsugi_types::AgentId;
 use tracing::{error, warn};
 
-use super::slot::{Busy, COMMANDS_MAX, Item, Slot};
+use super::slot::{Busy, Item, Slot};
 use super::supervise::BROKEN;
 use super::{AgentDecided, AgentDied, Partition};
 use crate::agent_actor::{AgentActor, DeathGuard, Deliver, Load};
@@ -23,13 +23,12 @@ impl Partition {
             self.settle_unworked(agent, &item, BROKEN);
             return;
         }
-        let lane = if item.command.is_control() { &mut slot.control } else { &mut slot.ordinary };
-        if lane.len() >= COMMANDS_MAX {
+        if !slot.has_room_for(&item) {
             error!(%agent, command = item.command.name(), "queue of the agent is full");
             self.settle_unworked(agent, &item, "the agent's queue is full");
             return;
         }
-        lane.push_back(item);
+        slot.push(item);
         self.pump(agent, ctx);
     }
 
@@ -57,9 +56,7 @@ impl Partition {
         slot.load = load;
         self.runnable += usize::from(load.is_runnable);
         self.note_load(agent);
-        if !self.activate(agent, ctx) {
-            self.runnable -= usize::from(load.is_runnable);
-        }
+        self.activate(agent, ctx);
         if let Some(slot) = self.slots.get_mut(agent)
             && let Some(addr) = &slot.addr
         {
@@ -100,12 +97,13 @@ impl Partition {
             Ok(state) => state,
             Err(failure) => {
                 error!(%agent, %failure, "restore agent");
-                self.give_up_agent(agent);
+                self.give_up_agent(agent, &failure.to_string());
                 return false;
             }
         };
         let Some(config) = self.node.kind(&state.kind).cloned() else {
             error!(%agent, kind = %state.kind, "no configuration for the kind of this agent");
+            self.give_up_agent(agent, &format!("there is no configuration for its kind {}", state.kind));
             return false;
         };
         self.generations += 1;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use actix::prelude::*;
-use kintsugi_agent::OpenCall;
+use kintsugi_agent::{Effect, OpenCall};
 use kintsugi_events::{Event, Payload, Recovery, RecoveryPhase, Snapshot, Subject};
 use kintsugi_recover::{Admit, Breaker, Transition};
-use kintsugi_types::{Timestamp, ToolName};
+use kintsugi_types::{AgentId, Timestamp, ToolName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::{error, info, warn};
@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::Partition;
 use super::faults::Exposed;
 use crate::context::NodeContext;
-use crate::effects::GateReport;
+use crate::effects::{GateReport, Known};
 
 /// Name under which the gates' state is kept.
 const STATE_NAME: &str = "stage:gates";
@@ -196,12 +196,26 @@ impl Partition {
     pub(super) fn release_gate(&mut self, tool: &ToolName, ctx: &mut Context<Self>) {
         let waiting = std::mem::take(&mut self.gates.gate(tool).held);
         for held in waiting {
-            let is_wanted = self.slots.get(&held.exposed.agent).is_some_and(|slot| {
-                slot.running_effect == Some(kintsugi_agent::Effect::Call(held.call.clone()))
-            });
+            let is_wanted = self
+                .slots
+                .get(&held.exposed.agent)
+                .is_some_and(|slot| slot.running_effect == Some(Effect::Call(held.call.clone())));
             if is_wanted {
                 self.start_call(held.call, held.exposed, ctx);
             }
+        }
+    }
+
+    /// Takes back a call that was not begun and is wanted no more.
+    pub(super) fn forget_held_call(&mut self, agent: &AgentId) {
+        let Some(slot) = self.slots.get_mut(agent) else { return };
+        let is_begun = |wish| !matches!(self.node.effects.known(agent, wish), Known::No);
+        if slot.running_effect.as_ref().is_some_and(is_begun) {
+            return;
+        }
+        if let Some(Effect::Call(call)) = slot.running_effect.take() {
+            let gate = self.gates.gate(&call.call.tool);
+            gate.held.retain(|held| held.exposed.agent != *agent);
         }
     }
 

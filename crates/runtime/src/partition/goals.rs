@@ -5,10 +5,11 @@ use std::sync::Arc;
 use actix::prelude::*;
 use kintsugi_agent::Command;
 use kintsugi_eventlog::{Append, Record};
-use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, Subject, Topic};
+use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, RecoveryPhase, Subject, Topic};
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use tracing::{error, warn};
 
+use super::admission::Taken;
 use super::slot::{Item, Origin};
 use super::{Partition, goal_id_from};
 use crate::publish::content_of;
@@ -23,7 +24,7 @@ const READ_RECORDS_MAX: usize = 32;
 /// Bytes that are read from the log at once.
 const READ_BYTES_MAX: usize = 1 << 20;
 
-/// The longest goal that is taken, in bytes.
+/// The longest goal that is taken from a producer, in bytes.
 const GOAL_BYTES_MAX: usize = 256 * 1024;
 
 /// Where an agent's events come from: only these may hand a goal over.
@@ -39,6 +40,8 @@ enum Route {
     Later,
     /// It cannot be taken.
     Refused(String),
+    /// It was taken before, was handed over, and cannot be taken again: it ends.
+    Ended(Box<Goal>, String),
 }
 
 impl Partition {
@@ -86,6 +89,7 @@ impl Partition {
                 self.enqueue(&agent, item, ctx);
             }
             Route::Known | Route::Later => self.goals.settle(record.offset),
+            Route::Ended(goal, reason) => self.end_refused(record, &goal, &reason),
             Route::Refused(reason) => {
                 warn!(offset = record.offset, %reason, "goal refused");
                 let letter = self.dead_letter(&reason, record);
@@ -97,8 +101,13 @@ impl Partition {
         true
     }
 
+    /// What becomes of the goal in `record`. One that an agent handed over is never just refused: its giver has let it
+    /// go, and nobody else would end it.
     fn route(&mut self, record: &Record) -> Route {
-        if record.value.len() > GOAL_BYTES_MAX {
+        let is_from_agent =
+            record.envelope.as_ref().is_some_and(|envelope| envelope.source.starts_with(AGENT_SOURCES));
+        // What an agent adds to a goal is bounded by the limits of its kind, and must not be what refuses it.
+        if record.value.len() > GOAL_BYTES_MAX && !is_from_agent {
             let bytes = record.value.len();
             return Route::Refused(format!("goal of {bytes} bytes is longer than {GOAL_BYTES_MAX}"));
         }
@@ -120,8 +129,6 @@ impl Partition {
                 Err(reason) => return Route::Refused(reason.to_string()),
             },
         };
-        let is_from_agent =
-            record.envelope.as_ref().is_some_and(|envelope| envelope.source.starts_with(AGENT_SOURCES));
         if !is_from_agent {
             goal.handover = None;
         }
@@ -129,27 +136,35 @@ impl Partition {
         goal.id = Some(id);
         // What is right is for the evaluation alone: it never comes near an agent.
         goal.expect = None;
-        match self.known(&goal) {
+        let known = match self.known(&goal) {
+            Ok(known) => known,
+            Err(reason) => return refused(goal, reason),
+        };
+        match known {
             // Whoever had it handed it over: it is known, and is to be taken once more.
-            Ok(Some(known)) if known.content == content && known.epoch < epoch => {}
-            Ok(Some(known)) if known.content == content => return Route::Known,
-            Ok(Some(_)) => {
-                return Route::Refused("a goal with this id but another content was taken before".to_owned());
+            Some(known) if known.content == content && known.epoch < epoch => {}
+            Some(known) if known.content == content => return Route::Known,
+            Some(_) => {
+                return refused(goal, "a goal with this id but another content was taken before".to_owned());
             }
-            Ok(None) => {}
-            Err(reason) => return Route::Refused(reason),
+            None => {}
         }
-        self.choose_agent(goal)
+        match self.choose_agent(&goal) {
+            Ok(Some(agent)) => Route::To(agent, Arc::new(goal)),
+            Ok(None) => Route::Later,
+            Err(reason) => refused(goal, reason),
+        }
     }
 
-    fn choose_agent(&mut self, goal: Goal) -> Route {
+    /// The agent that gets `goal`; `None` where nobody has room, and why where nobody ever will.
+    fn choose_agent(&mut self, goal: &Goal) -> Result<Option<AgentId>, String> {
         if let Some(agent) = goal.agent.clone() {
             let Some(kind) = self.node.kind_of(&agent).cloned() else {
-                return Route::Refused(format!("there is no agent {agent}"));
+                return Err(format!("there is no agent {agent}"));
             };
             let queue_max = self.node.kind(&kind).map_or(0, |config| config.limits.queue_max);
             let is_full = self.slots.get(&agent).is_some_and(|slot| slot.goals() >= queue_max);
-            return if is_full { Route::Later } else { Route::To(agent, Arc::new(goal)) };
+            return Ok((!is_full).then_some(agent));
         }
         let wanted = goal.kind.clone();
         let index = match &wanted {
@@ -159,28 +174,35 @@ impl Partition {
         let Some(index) = index else {
             let kinds: Vec<&str> = self.node.config.kinds.keys().map(AsRef::as_ref).collect();
             let wanted = wanted.map_or_else(String::new, |kind| format!(" {kind:?}"));
-            return Route::Refused(format!(
-                "there is no kind of agent{wanted}; there are {}",
-                kinds.join(", ")
-            ));
+            return Err(format!("there is no kind of agent{wanted}; there are {}", kinds.join(", ")));
         };
-        let giver = goal
-            .handover
-            .as_ref()
-            .and_then(|handover| index.number_of(&handover.from))
-            .filter(|_| index.is_plural());
-        let Some((number, load)) = index.least_loaded(giver) else {
-            return Route::Refused(format!("there is no agent of kind {}", index.kind()));
+        let giver = goal.handover.as_ref().and_then(|handover| index.number_of(&handover.from));
+        let Some((number, taken)) = index.choose(giver) else {
+            return Err(format!("there is no agent of kind {}", index.kind()));
         };
         let queue_max = self.node.config.kinds.get(index.kind()).map_or(0, |config| config.limits.queue_max);
-        // Where nobody of the kind takes work, one of them ends the goal and says why.
-        if load >= queue_max && load != usize::MAX {
-            return Route::Later;
+        match taken {
+            Taken::Goals(goals) if goals >= queue_max => Ok(None),
+            // Where nobody of the kind takes work, one of them ends the goal and says why.
+            Taken::Goals(_) | Taken::NeverMore => {
+                index.agent(number).map(Some).ok_or_else(|| "the agent's name is too long".to_owned())
+            }
         }
-        match index.agent(number) {
-            Some(agent) => Route::To(agent, Arc::new(goal)),
-            None => Route::Refused("the agent's name is too long".to_owned()),
-        }
+    }
+
+    /// Ends a goal that was handed over and cannot be taken, and says why.
+    fn end_refused(&mut self, record: &Record, goal: &Goal, reason: &str) {
+        warn!(offset = record.offset, %reason, "goal that was handed over refused");
+        // What is refused is the handover: the goal was taken, and ends.
+        let source = (Topic::Agents, self.number, None);
+        let letter = DeadLetter::new(reason, source, &record.value);
+        let giver = goal.handover.as_ref().map(|handover| handover.from.clone());
+        let subject = giver.clone().map_or(Subject::Engine, Subject::Agent);
+        let mut events = vec![self.own_event(subject, Payload::DeadLetter(Box::new(letter)))];
+        events.extend(giver.and_then(|giver| self.unworked_result(goal, &giver, reason)));
+        self.goals.settle(record.offset);
+        let position = self.goals.position();
+        self.append_own(events, vec![position]);
     }
 
     /// What the goal's id stands for, if it was taken before.
@@ -197,7 +219,11 @@ impl Partition {
     pub(super) fn note_accepted(&mut self, agent: &AgentId, goal: &Arc<Goal>, batch: &mut StoreBatch<'_>) {
         let Some(id) = &goal.id else { return };
         batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known_by(goal));
-        self.accepting.remove(&goal_key(goal));
+        let key = goal_key(goal);
+        // It may have been handed over in the same commit, and be on its way to another agent already.
+        if self.accepting.get(&key).is_some_and(|on_its_way| on_its_way.epoch <= goal.epoch()) {
+            self.accepting.remove(&key);
+        }
         if let Some(slot) = self.slots.get_mut(agent) {
             slot.accepting = slot.accepting.saturating_sub(1);
         }
@@ -227,6 +253,17 @@ impl Partition {
         self.note_load(agent);
     }
 
+    /// The end of a goal that no agent will work, as an event.
+    fn unworked_result(&self, goal: &Goal, agent: &AgentId, reason: &str) -> Option<Event> {
+        let mut result = GoalResult::never_begun(goal, agent.clone(), reason, self.node.clock.now())?;
+        let kind = self.node.kind_of(agent).and_then(|kind| self.node.kind(kind));
+        result.usd = kind.map_or(0.0, |kind| kind.prices.usd(&result.tokens));
+        let mut event = self.own_event(Subject::Agent(agent.clone()), Payload::Result(Box::new(result)));
+        event.envelope.goal.clone_from(&goal.id);
+        event.envelope.tenant = goal.tenant.clone();
+        Some(event)
+    }
+
     /// A command that no agent will work, as an event, and its origin settled. A goal that it would have begun ends
     /// here, for every goal that was taken ends.
     pub(super) fn settle_unworked(&mut self, agent: &AgentId, item: &Item, reason: &str) {
@@ -235,15 +272,15 @@ impl Partition {
         let source = (Topic::Agents, self.number, None);
         let letter = DeadLetter::new(reason, source, original.as_bytes());
         let subject = Subject::Agent(agent.clone());
-        let mut events = vec![self.own_event(subject.clone(), Payload::DeadLetter(Box::new(letter)))];
-        if let Command::AcceptGoal { goal } = &item.command
-            && let Some(id) = &goal.id
-        {
-            let result = GoalResult::never_begun(id.clone(), agent.clone(), reason);
-            let mut event = self.own_event(subject, Payload::Result(Box::new(result)));
-            event.envelope.goal = Some(id.clone());
-            event.envelope.tenant = goal.tenant.clone();
-            events.push(event);
+        let mut events = vec![self.own_event(subject, Payload::DeadLetter(Box::new(letter)))];
+        match &item.command {
+            Command::AcceptGoal { goal } => events.extend(self.unworked_result(goal, agent, reason)),
+            // At its deadline whoever planned it ends it.
+            Command::Recover { plan, planned_at } if !plan.is_overdue(self.node.clock.now()) => {
+                let payload = self.told(plan, *planned_at, RecoveryPhase::Abandoned, reason);
+                events.push(self.own_event(plan.agent.clone(), payload));
+            }
+            _ => {}
         }
         let positions = item.origin.map(|origin| self.settled_position(origin)).into_iter().collect();
         match self.encode(&events) {
@@ -257,6 +294,10 @@ impl Partition {
             self.forget_accepting(agent, goal);
         }
     }
+}
+
+fn refused(goal: Goal, reason: String) -> Route {
+    if goal.handover.is_some() { Route::Ended(Box::new(goal), reason) } else { Route::Refused(reason) }
 }
 
 /// What the goal's id stands for from now on.

@@ -11,8 +11,9 @@ use kintsugi_types::{AgentKind, Timestamp};
 
 use crate::agent_actor::{AgentActor, Decided, Load};
 
-/// The most commands that wait for one agent. Each source is bounded by itself: one effect, one timer, one start,
-/// the goals that fit into the agent's queue, and recoveries, of which one is open at a time.
+/// The most commands of topics and persons that wait in one lane of an agent; one more is a dead letter. What the
+/// partition itself has for an agent is bounded by nature, one effect, one timer, one start, one quarantine, and is
+/// always taken: without it the agent would wait for ever.
 pub(super) const COMMANDS_MAX: usize = 256;
 
 /// Which topic a command came from.
@@ -130,6 +131,15 @@ impl Slot {
         self.load.queued + usize::from(self.load.is_running) + self.accepting
     }
 
+    /// Whether the agent could begin a goal.
+    pub(super) const fn could_start(&self) -> bool {
+        self.load.queued > 0
+            && !self.load.is_running
+            && !self.load.is_quarantined
+            && !self.is_starting
+            && !self.is_broken
+    }
+
     /// Whether nothing keeps the agent in memory.
     pub(super) fn is_at_rest(&self) -> bool {
         matches!(self.busy, Busy::Free)
@@ -142,8 +152,51 @@ impl Slot {
             && !self.is_broken
     }
 
+    fn lane(&mut self, command: &Command) -> &mut VecDeque<Item> {
+        if command.is_control() { &mut self.control } else { &mut self.ordinary }
+    }
+
+    /// Whether a command finds room in its lane.
+    pub(super) fn has_room_for(&mut self, item: &Item) -> bool {
+        let is_from_outside = item.origin.is_some() || matches!(item.command, Command::Resume { .. });
+        !is_from_outside || self.lane(&item.command).len() < COMMANDS_MAX
+    }
+
+    /// Puts a command into its lane, where it has to have room.
+    pub(super) fn push(&mut self, item: Item) {
+        self.lane(&item.command).push_back(item);
+    }
+
     /// The next command, control before ordinary work.
     pub(super) fn next_item(&mut self) -> Option<Item> {
         self.control.pop_front().or_else(|| self.ordinary.pop_front())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_lane_still_takes_what_the_agent_waits_for() {
+        let mut slot = Slot::new(AgentKind::new("clerk").unwrap(), None);
+        let goal = || {
+            let goal = serde_json::from_value(serde_json::json!({"text": "do it"})).unwrap();
+            Item::from(Command::AcceptGoal { goal: Arc::new(goal) }, Origin::Goals(0))
+        };
+        let resume = || Item::of(Command::Resume { by: "test".to_owned() });
+        for _ in 0..COMMANDS_MAX {
+            assert!(slot.has_room_for(&goal()) && slot.has_room_for(&resume()));
+            slot.push(goal());
+            slot.push(resume());
+        }
+        assert!(!slot.has_room_for(&goal()) && !slot.has_room_for(&resume()));
+        for command in [
+            Command::StartGoal { seed: 1 },
+            Command::TimerDue { at: Timestamp::default() },
+            Command::Quarantine { reason: "test".to_owned(), at_start: false },
+        ] {
+            assert!(slot.has_room_for(&Item::of(command)));
+        }
     }
 }

@@ -54,7 +54,7 @@ impl Handler<AgentDied> for Partition {
         let is_hopeless = delay.is_none();
         match poison {
             Some(item) => self.bury(&died.agent, &item),
-            None if is_hopeless => self.quarantine(&died.agent, "it died too often".to_owned()),
+            None if is_hopeless => self.quarantine(&died.agent, "it died too often".to_owned(), false),
             None => {}
         }
         let pause = delay.unwrap_or(Duration::ZERO);
@@ -78,18 +78,27 @@ impl Partition {
     fn bury(&mut self, agent: &AgentId, item: &Item) {
         error!(%agent, command = item.command.name(), "command killed the agent twice");
         if matches!(item.command, Command::Quarantine { .. }) {
-            self.give_up_agent(agent);
+            self.give_up_agent(agent, "it cannot even be quarantined");
             return;
         }
         let reason = format!("command {} killed the agent twice", item.command.name());
-        self.quarantine(agent, reason.clone());
+        let at_start = matches!(item.command, Command::StartGoal { .. });
+        self.quarantine(agent, reason.clone(), at_start);
         self.settle_unworked(agent, item, &reason);
     }
 
-    /// Delivers nothing more to an agent that can neither work nor be quarantined, and ends what waits for it.
-    pub(super) fn give_up_agent(&mut self, agent: &AgentId) {
+    /// Delivers nothing more to an agent that can neither work nor be quarantined, and ends what waits for it. Goals
+    /// that it has accepted cannot be ended without it: where there are any the node stops, and says why.
+    pub(super) fn give_up_agent(&mut self, agent: &AgentId, reason: &str) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
         slot.is_broken = true;
+        if slot.load.is_any() {
+            self.node.give_up(format!("agent {agent} has goals and is broken: {reason}"));
+        }
+        let counted = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
+        slot.load.is_runnable = false;
+        slot.is_starting = false;
+        self.runnable = self.runnable.saturating_sub(counted);
         let waiting: Vec<Item> = std::iter::from_fn(|| slot.next_item()).collect();
         for item in waiting {
             self.settle_unworked(agent, &item, BROKEN);
@@ -97,11 +106,11 @@ impl Partition {
         self.note_load(agent);
     }
 
-    fn quarantine(&mut self, agent: &AgentId, reason: String) {
+    fn quarantine(&mut self, agent: &AgentId, reason: String, at_start: bool) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
         let is_asked = slot.control.iter().any(|item| matches!(item.command, Command::Quarantine { .. }));
         if !is_asked {
-            slot.control.push_front(Item::of(Command::Quarantine { reason }));
+            slot.control.push_front(Item::of(Command::Quarantine { reason, at_start }));
         }
         slot.deaths.clear();
         self.note_load(agent);
