@@ -21,8 +21,6 @@ pub(crate) const REPLACED_MAX: usize = PLANS_REMEMBERED;
 
 /// Parameter of a planned recovery: when it was planned.
 pub(crate) const PLANNED_AT: &str = "planned_at";
-/// Parameter of a planned recovery: when it counts as failed unless something came of it.
-pub(crate) const DEADLINE: &str = "deadline";
 /// Parameter of a circuit breaker: its pause from opening to the first probe.
 pub(crate) const HALF_OPEN_MS: &str = "half_open_ms";
 
@@ -52,7 +50,7 @@ impl OpenRecovery {
 
     /// When it counts as failed; missing where whoever planned it did not say.
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.time(DEADLINE)
+        self.time(Recovery::DEADLINE)
     }
 
     /// When a breaker lets its first probe through.

@@ -6,10 +6,13 @@ use kintsugi_events::{Diagnosis, Mode, Recovery, RecoveryAction, RecoveryPhase, 
 use kintsugi_types::{IdSource, RecoveryId, RetryPolicy, Timestamp, ToolName};
 use serde_json::{Map, Value};
 
-use crate::account::{Account, DEADLINE, HALF_OPEN_MS, OpenRecovery, PLANNED_AT, REPLACED_MAX};
+use crate::account::{Account, HALF_OPEN_MS, OpenRecovery, PLANNED_AT, REPLACED_MAX};
 use crate::breaker::after;
 use crate::cascade::Climb;
 use crate::policy::{Parameters, PolicySet, TIME_MS_MAX};
+
+/// So long after its deadline a recovery is ended from here: what its agent said in time may still be on its way.
+const GRACE_MS: u64 = 1_000;
 
 /// Plans recoveries and keeps account of them. At most one is open for a subject at a time.
 #[derive(Debug, Clone)]
@@ -71,7 +74,8 @@ impl Recoverer {
 
     /// Closes what had its time. The events are to be appended.
     pub fn tick(&mut self, now: Timestamp) -> Vec<Recovery> {
-        let is_late = |open: &&OpenRecovery| open.deadline().is_some_and(|deadline| deadline <= now);
+        let is_late =
+            |open: &&OpenRecovery| open.deadline().is_some_and(|deadline| after(deadline, GRACE_MS) <= now);
         let late: Vec<OpenRecovery> = self.account.all_open().filter(is_late).cloned().collect();
         late.iter()
             .map(|open| {
@@ -349,7 +353,7 @@ impl Planner<'_> {
         for crowded in self.account.crowded_out(&recovery.agent) {
             self.close(&crowded, RecoveryPhase::Abandoned, "too much is broken at once to keep count of it");
         }
-        let times = [(PLANNED_AT, self.now), (DEADLINE, after(self.now, time_ms))];
+        let times = [(PLANNED_AT, self.now), (Recovery::DEADLINE, after(self.now, time_ms))];
         for (name, time) in times {
             recovery.parameters.insert(name.to_owned(), time.to_rfc3339().into());
         }

@@ -413,7 +413,8 @@ fn what_nobody_answers_for_fails_at_its_deadline() {
     let mut desk = Desk::new(Mode::Act);
     let diagnosis = desk.diagnosis(ErrorTier::Transient);
     let planned = desk.plan(&diagnosis, 0);
-    let deadline_ms = 30_000 + i64::try_from(delay_ms(&planned[0])).unwrap();
+    // And a second, in which the agent's word may come.
+    let deadline_ms = 31_000 + i64::try_from(delay_ms(&planned[0])).unwrap();
     assert_eq!(desk.recoverer.tick(at(deadline_ms - 1)), []);
     let late = desk.recoverer.tick(at(deadline_ms));
     assert_eq!(lines(&late), ["support-1 failed retry_with_backoff retry-transient-tool-error #1"]);

@@ -100,12 +100,10 @@ fn ends_a_goal(event: &Event) -> bool {
 /// A recovery makes an agent's memory anew from its journal, and what befell a goal ends with it.
 fn end_lasting_faults(lasting: &mut Lasting, agent: &AgentId, events: &[Event]) {
     for event in events {
-        match &event.payload {
-            Payload::Agent(event) => match &**event {
-                AgentEvent::RecoveryStarted { .. } => lasting.rebuilt(agent),
-                AgentEvent::GoalEnded(_) | AgentEvent::GoalReassigned { .. } => lasting.forget(agent),
-                _ => {}
-            },
+        let Payload::Agent(event) = &event.payload else { continue };
+        match &**event {
+            AgentEvent::RecoveryStarted { .. } => lasting.rebuilt(agent),
+            AgentEvent::GoalEnded(_) | AgentEvent::GoalReassigned { .. } => lasting.forget(agent),
             _ => {}
         }
     }
