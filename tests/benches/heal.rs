@@ -34,7 +34,7 @@ use kintsugi_eventlog::embedded::Options;
 use kintsugi_eventlog::{EmbeddedLog, LogReader};
 use kintsugi_events::{ActionCall, AgentEvent, Event, Goal, Payload, Subject};
 use kintsugi_recover::PolicySet;
-use kintsugi_runtime::Node;
+use kintsugi_runtime::{Node, SharedPolicies};
 use kintsugi_tests::scripted_node::{Wiring, parts_with};
 use kintsugi_tools::{Registry, Tool, ToolCall, ToolError, ToolOutput};
 use kintsugi_types::{
@@ -146,7 +146,7 @@ fn work(folder: &Path, agents: u32, runs: usize) -> Result<Seams> {
     let tools = registry(&act)?;
     let script = move |request: &CompletionRequest| answer(&act, request);
     let mut parts = parts_with(folder, log.clone(), tools, agents, script, Wiring::default())?;
-    parts.config.policies = Arc::new(PolicySet::parse(POLICIES, "heal.yaml")?);
+    parts.config.policies = SharedPolicies::new(Arc::new(PolicySet::parse(POLICIES, "heal.yaml")?));
     let node = Node::start(parts)?;
     let goal = |run: usize| json!({"id": format!("run-{run}"), "text": format!("work {run}")});
     let goals: Vec<Goal> =
