@@ -142,15 +142,16 @@ impl Session {
         if from > Lsn(0) {
             seek_by_time(shared, &consumer, from, &mut starts, snapshot)?;
         }
-        let failed = |error| connection.failed("replay", &error, consumer.context());
-        consumer.assign(&list(connection, starts.iter().copied())?).map_err(failed)?;
-        let streams = starts.into_iter().map(|(at, next)| {
+        // Before anything is fetched: what comes earlier would lie in the consumer's own queue.
+        let streams = starts.iter().copied().map(|(at, next)| {
             let queue =
                 consumer.split_partition_queue(&connection.topic(at.topic), at.partition.cast_signed());
             let queue = queue.ok_or_else(|| super::topics::missing(connection, at.topic))?;
             Ok(Stream { at, queue, head: None, next, has_ended: false, epoch: 0 })
         });
         let streams = streams.collect::<Result<_, LogError>>()?;
+        let failed = |error| connection.failed("replay", &error, consumer.context());
+        consumer.assign(&list(connection, starts.into_iter())?).map_err(failed)?;
         Ok(Self { cursor: from, topics: topics.to_vec(), streams, consumer, used: Instant::now() })
     }
 
