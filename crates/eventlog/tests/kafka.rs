@@ -7,6 +7,8 @@ mod support;
 mod contract;
 #[path = "kafka/faults.rs"]
 mod faults;
+#[path = "kafka/memory.rs"]
+mod memory;
 #[path = "kafka/outsiders.rs"]
 mod outsiders;
 #[path = "kafka/ownership.rs"]

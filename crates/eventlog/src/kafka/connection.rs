@@ -18,6 +18,10 @@ use crate::queue::locked;
 /// How often a broker that does not answer is asked again while a connection is made.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
+/// At the end of a partition the broker holds an answer back for so long, and only one is under way: who goes on to
+/// another partition waits for it.
+const FETCH_WAIT: Duration = Duration::from_millis(10);
+
 /// The largest message that any client of ours sends or takes, in bytes. A topic may allow less.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
@@ -77,6 +81,15 @@ impl Connection {
 
     /// A consumer that is in no group and only reads what was committed, in `memory_kib` of memory.
     pub(super) fn reader(&self, memory_kib: u32) -> Result<BaseConsumer<Told>, LogError> {
+        self.reader_that_waits(memory_kib, FETCH_WAIT)
+    }
+
+    /// The same, which asks again after `fetch_wait` where nothing comes. What comes ends the wait.
+    pub(super) fn reader_that_waits(
+        &self,
+        memory_kib: u32,
+        fetch_wait: Duration,
+    ) -> Result<BaseConsumer<Told>, LogError> {
         let mut config = self.config();
         config
             // The library wants a name. Nobody joins this group, and nothing is stored for it.
@@ -86,8 +99,7 @@ impl Connection {
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
             .set("enable.partition.eof", "true")
-            // At the end of a partition the broker holds an answer back for so long, and only one is under way.
-            .set("fetch.wait.max.ms", "10")
+            .set("fetch.wait.max.ms", fetch_wait.as_millis().to_string())
             .set("fetch.error.backoff.ms", "20")
             .set("queued.max.messages.kbytes", memory_kib.to_string())
             .set("fetch.message.max.bytes", "1048576")

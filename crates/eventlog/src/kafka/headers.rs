@@ -122,6 +122,22 @@ pub(super) fn read(topic: Topic, message: &BorrowedMessage<'_>) -> Read {
     Read { record, place }
 }
 
+/// `record` as it comes back from where it was written.
+pub(super) fn written(record: &NewRecord, offset: u64, lsn: Lsn, time_ms: i64) -> Record {
+    Record {
+        topic: record.topic,
+        partition: record.partition,
+        offset,
+        lsn,
+        envelope: record.envelope.clone(),
+        // A type without an envelope is not written.
+        event_type: record.envelope.as_ref().map_or_else(String::new, |_| record.event_type.to_string()),
+        key: record.key.clone(),
+        value: Bytes::copy_from_slice(&record.value),
+        appended_at_ms: time_ms,
+    }
+}
+
 #[derive(Default)]
 struct Attributes {
     envelope: Option<Envelope>,

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kintsugi_events::Topic;
 use rdkafka::message::OwnedHeaders;
 
 use super::Shared;
@@ -60,8 +59,8 @@ impl Prepared {
         self.records.is_empty() && self.positions.is_empty()
     }
 
-    fn places(&self) -> impl Iterator<Item = TopicPartition> {
-        self.records.iter().map(|(record, _)| record.topic_partition())
+    fn records(&self) -> impl Iterator<Item = &NewRecord> {
+        self.records.iter().map(|(record, _)| record)
     }
 }
 
@@ -229,9 +228,9 @@ impl Lane {
                 Ok(Some(offsets)) => {
                     self.ledger = next;
                     self.positions.clone_from(&positions);
-                    let places = group.iter().flat_map(|waiting| waiting.append.places());
-                    let records = places.zip(offsets.iter().copied());
-                    let follows = shared.view.committed(first, records, positions);
+                    let records = group.iter().flat_map(|waiting| waiting.append.records());
+                    let records = records.zip(offsets.iter().copied());
+                    let follows = shared.view.committed(first, time_ms, records, positions);
                     self.note_up();
                     return Ok(Done { offsets, follows, first_lsn: first, time_ms });
                 }
@@ -389,9 +388,4 @@ struct Done {
     follows: Vec<u64>,
     first_lsn: u64,
     time_ms: i64,
-}
-
-/// The topics that only the lane's owner writes are not followed.
-pub(super) fn is_followed(followed: &[Topic], at: TopicPartition) -> bool {
-    followed.contains(&at.topic)
 }

@@ -6,8 +6,9 @@
 //! it touches, not by its records, and that is why a lane holds few.
 //!
 //! Whoever opens a lane owns it: the owner before is fenced, its open transaction is ended, and the next epoch is
-//! claimed. What this process commits it knows; what others write to the topics of [`Options::followed`] a thread
-//! notices; everything else is read from the broker when it is asked for.
+//! claimed. What this process commits it knows, and of the topics of [`Options::kept`] it has it in memory; what others
+//! write to the topics of [`Options::followed`] a thread notices; everything else is read from the broker when it is
+//! asked for.
 //!
 //! Modules in reading order: `options`, `connection`, `topics`, `headers` (a record as a message), `ledger`
 //! (positions and how far the lane is), `view` (what is known in memory), `tail`, `producer` (one transaction),
@@ -44,7 +45,7 @@ pub use self::options::Options;
 pub use self::view::Health;
 
 use self::fetch::{Fetcher, watermarks};
-use self::lane::{Lane, Prepared, is_followed, start_producers};
+use self::lane::{Lane, Prepared, start_producers};
 use self::ledger::{GroupClient, LaneName};
 use self::producer::Trouble;
 use self::replay::Sessions;
@@ -123,12 +124,18 @@ impl KafkaLog {
         let ends = ends.map(|(at, (start, opened))| (at, Ends { start, opened, ..Ends::default() }));
         let ends: BTreeMap<_, _> = ends.collect();
         drop(reader);
-        let followed = lane.places().filter(|at| is_followed(&options.followed, *at)).collect::<Vec<_>>();
         let bytes = |limit: kintsugi_types::ByteCount| usize::try_from(limit.bytes()).unwrap_or(usize::MAX);
         let append_bytes_max = bytes(options.append_bytes_max);
         let tail_bytes_max = bytes(options.tail_bytes_max);
         let shared = Arc::new(Shared {
-            view: View::new(ends, followed.into_iter(), positions.clone(), ledger.lsn, tail_bytes_max),
+            view: View::new(
+                ends,
+                &options.followed,
+                &options.kept,
+                positions.clone(),
+                ledger.lsn,
+                tail_bytes_max,
+            ),
             queue: Queue::new(Limits {
                 appends: options.queue_appends_max.max(1),
                 bytes: bytes(options.queue_bytes_max),

@@ -21,7 +21,14 @@ pub struct Options {
     /// The partition numbers of the lane, over all topics. Its name is the lowest.
     pub partitions: Vec<u32>,
     /// Topics that others write to as well: what arrives there is noticed, and kept in memory for reading.
+    ///
+    /// Whoever lets others write to a topic, such as a stage outside of the node, has to name it here.
     pub followed: Vec<Topic>,
+    /// Topics whose partitions only this lane writes: what it commits is kept in memory as it is committed, so that
+    /// reading it asks no broker. A topic that is followed is not kept.
+    ///
+    /// What another writes there all the same would not be found by who reads right after a commit.
+    pub kept: Vec<Topic>,
     /// The most records that one transaction takes, unless a single append has more.
     pub group_records_max: usize,
     /// The most bytes that one append, and one transaction, may have.
@@ -30,7 +37,7 @@ pub struct Options {
     pub queue_appends_max: usize,
     /// How many bytes of appends may wait.
     pub queue_bytes_max: ByteCount,
-    /// How much of what arrives on followed topics is kept in memory.
+    /// How much of followed and kept topics is in memory at most; the oldest is dropped, and read from the broker.
     pub tail_bytes_max: ByteCount,
     /// After so long the broker ends a transaction whose owner has gone silent. Has to be shorter than the session
     /// timeout of the group, so that nobody owns a partition while its old owner's transaction is still open.
@@ -48,13 +55,8 @@ impl Options {
             connection,
             clock: Arc::new(SystemClock),
             partitions: partitions.into(),
-            followed: vec![
-                Topic::Goals,
-                Topic::Anomalies,
-                Topic::Diagnoses,
-                Topic::Recoveries,
-                Topic::Approvals,
-            ],
+            followed: vec![Topic::Goals, Topic::Approvals],
+            kept: vec![Topic::Metrics, Topic::Anomalies, Topic::Diagnoses, Topic::Recoveries],
             group_records_max: 4096,
             append_bytes_max: ByteCount::mib(8),
             queue_appends_max: 8192,

@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::headers::Read;
+use kintsugi_events::Topic;
+
+use super::headers::{self, Read};
 use super::ledger::Positions;
 use super::tail::{Tail, bytes_of};
 use crate::log::{Lsn, Position};
 use crate::queue::locked;
-use crate::record::{Record, TopicPartition};
+use crate::record::{NewRecord, Record, TopicPartition};
 
 /// Where LSNs begin: 2026, in milliseconds since 1970. A number below 2^53 lasts for 278 years.
 const LSN_EPOCH_MS: i64 = 1_767_225_600_000;
@@ -74,7 +76,10 @@ pub enum Health {
 #[derive(Debug, Default)]
 struct State {
     ends: BTreeMap<TopicPartition, Ends>,
+    /// Of followed partitions, as far as they were read.
     tails: BTreeMap<TopicPartition, Tail>,
+    /// Of kept partitions, as far as they were committed.
+    kept: BTreeMap<TopicPartition, Tail>,
     tail_bytes: usize,
     positions: Positions,
     /// Everything below is visible.
@@ -92,6 +97,8 @@ struct State {
 pub(super) struct View {
     state: Mutex<State>,
     changed: Condvar,
+    /// The topics of the state's kept partitions.
+    kept: Vec<Topic>,
     tail_bytes_max: usize,
 }
 
@@ -118,18 +125,24 @@ pub(super) enum Source {
 }
 
 impl View {
-    /// A lane that was opened with this much in it. `followed` partitions are kept in memory from their end on.
+    /// A lane that was opened with this much in it. Partitions of `followed` and `kept` topics are in memory from
+    /// their end on.
     pub(super) fn new(
         ends: BTreeMap<TopicPartition, Ends>,
-        followed: impl Iterator<Item = TopicPartition>,
+        followed: &[Topic],
+        kept: &[Topic],
         positions: Positions,
         end_lsn: u64,
         tail_bytes_max: usize,
     ) -> Self {
-        let tails =
-            followed.filter_map(|at| ends.get(&at).map(|ends| (at, Tail::new(ends.opened)))).collect();
-        let state = State { ends, tails, positions, end_lsn, ..State::default() };
-        Self { state: Mutex::new(state), changed: Condvar::new(), tail_bytes_max }
+        let kept: Vec<Topic> = kept.iter().copied().filter(|topic| !followed.contains(topic)).collect();
+        let tails_of = |topics: &[Topic]| -> BTreeMap<TopicPartition, Tail> {
+            let of_these = ends.iter().filter(|(at, _)| topics.contains(&at.topic));
+            of_these.map(|(at, ends)| (*at, Tail::new(ends.opened))).collect()
+        };
+        let (tails, kept_tails) = (tails_of(followed), tails_of(&kept));
+        let state = State { tails, kept: kept_tails, ends, positions, end_lsn, ..State::default() };
+        Self { state: Mutex::new(state), changed: Condvar::new(), kept, tail_bytes_max }
     }
 
     /// Begins a transaction at `now_ms` and returns the LSN of its first record.
@@ -140,17 +153,30 @@ impl View {
         first
     }
 
-    /// The transaction that began with `first` was committed: `records` with their offsets, and `positions`. Returns
-    /// what each record follows.
-    pub(super) fn committed(
+    /// The transaction that began with `first` was committed: `records` with their offsets and the time that they
+    /// bear, and `positions`. Returns what each record follows.
+    pub(super) fn committed<'a>(
         &self,
         first: u64,
-        records: impl Iterator<Item = (TopicPartition, u64)>,
+        time_ms: i64,
+        records: impl Iterator<Item = (&'a NewRecord, u64)>,
         positions: Positions,
     ) -> Vec<u64> {
+        // Copied before anybody has to wait for it.
+        let records: Vec<_> = records
+            .zip(first..)
+            .map(|((record, offset), lsn)| {
+                let is_kept = self.kept.contains(&record.topic);
+                let kept = is_kept.then(|| headers::written(record, offset, Lsn(lsn), time_ms));
+                (record.topic_partition(), offset, kept)
+            })
+            .collect();
         let mut state = locked(&self.state);
-        let mut follows = Vec::new();
-        for (at, offset) in records {
+        let mut follows = Vec::with_capacity(records.len());
+        for (at, offset, kept) in records {
+            if let Some(record) = kept {
+                state.keep(record);
+            }
             // Only what nobody else writes to has nothing but marks of transactions in its gaps.
             let is_ours = !state.tails.contains_key(&at);
             let end = state.ends.get(&at).map_or(offset, Ends::end);
@@ -160,6 +186,7 @@ impl View {
                 ends.acked = ends.acked.max(offset + 1);
             }
         }
+        state.shrink(self.tail_bytes_max);
         state.positions = positions;
         if !follows.is_empty() {
             state.end_lsn = first + follows.len() as u64;
@@ -249,7 +276,7 @@ impl View {
         if offset >= ends.end() {
             return Source::Memory(Vec::new());
         }
-        match state.tails.get(&at) {
+        match state.tails.get(&at).or_else(|| state.kept.get(&at)) {
             Some(tail) if tail.from() <= offset && tail.next() >= ends.acked => {
                 Source::Memory(tail.read(offset, records_max, bytes_max))
             }
@@ -349,16 +376,85 @@ impl State {
         self.end_lsn += std::mem::take(&mut self.unnumbered);
     }
 
+    /// Takes a committed record in, where its partition is kept.
+    fn keep(&mut self, record: Record) {
+        if let Some(tail) = self.kept.get_mut(&record.topic_partition()) {
+            self.tail_bytes += bytes_of(&record);
+            tail.push(record.offset, Some(record));
+        }
+    }
+
     /// Drops the oldest of what is kept in memory until it fits.
     fn shrink(&mut self, bytes_max: usize) {
         while self.tail_bytes > bytes_max {
-            let oldest = self
-                .tails
-                .values_mut()
+            let tails = self.tails.values_mut().chain(self.kept.values_mut());
+            let oldest = tails
                 .filter(|tail| tail.oldest().is_some())
                 .min_by_key(|tail| tail.oldest().map(|record| record.lsn));
             let Some(oldest) = oldest else { return };
             self.tail_bytes = self.tail_bytes.saturating_sub(oldest.drop_oldest());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METRICS: TopicPartition = TopicPartition::new(Topic::Metrics, 0);
+
+    fn view(followed: &[Topic], tail_bytes_max: usize) -> View {
+        let ends = [Topic::Goals, Topic::Metrics]
+            .map(|topic| (TopicPartition::new(topic, 0), Ends { opened: 5, ..Ends::default() }));
+        View::new(ends.into(), followed, &[Topic::Metrics], Positions::new(), 0, tail_bytes_max)
+    }
+
+    /// Commits one record of metrics at each of `offsets`, as transactions do: marks lie between them.
+    fn commit(view: &View, offsets: &[u64]) {
+        for offset in offsets {
+            let first = view.begin(0);
+            let record = NewRecord::bare(Topic::Metrics, 0, "key", b"a value".to_vec());
+            view.committed(first, 7, std::iter::once((&record, *offset)), Positions::new());
+        }
+    }
+
+    /// The offsets that memory answers with, or `None` where the broker has to be asked.
+    fn read(view: &View, offset: u64) -> Option<Vec<u64>> {
+        match view.read(METRICS, offset, usize::MAX, usize::MAX, Duration::ZERO) {
+            Source::Memory(records) => Some(records.iter().map(|record| record.offset).collect()),
+            Source::Broker(_) => None,
+        }
+    }
+
+    #[test]
+    fn what_was_committed_to_a_kept_topic_is_read_from_memory() {
+        let view = view(&[Topic::Goals], 1 << 20);
+        assert_eq!((read(&view, 0), read(&view, 5)), (None, Some(vec![])));
+        commit(&view, &[5, 7, 9]);
+        assert_eq!(read(&view, 5), Some(vec![5, 7, 9]));
+        assert_eq!(read(&view, 6), Some(vec![7, 9]));
+        assert_eq!(read(&view, 10), Some(vec![]));
+        assert_eq!(read(&view, 4), None, "what was there before is the broker's");
+        let Source::Memory(records) = view.read(METRICS, 7, 1, usize::MAX, Duration::ZERO) else {
+            panic!("from memory")
+        };
+        let told: Vec<_> = records.iter().map(|record| (record.lsn, record.appended_at_ms)).collect();
+        assert_eq!(told, [(Lsn(1), 7)]);
+    }
+
+    #[test]
+    fn the_oldest_of_what_is_kept_goes_first_and_is_the_brokers_again() {
+        let record = NewRecord::bare(Topic::Metrics, 0, "key", b"a value".to_vec());
+        let size = bytes_of(&headers::written(&record, 0, Lsn(0), 0));
+        let view = view(&[Topic::Goals], 2 * size);
+        commit(&view, &[5, 7, 9]);
+        assert_eq!((read(&view, 5), read(&view, 6)), (None, Some(vec![7, 9])));
+    }
+
+    #[test]
+    fn a_followed_topic_is_not_kept() {
+        let view = view(&[Topic::Metrics], 1 << 20);
+        commit(&view, &[5]);
+        assert_eq!(read(&view, 5), None, "it has not come back");
     }
 }
