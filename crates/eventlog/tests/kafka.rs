@@ -7,6 +7,8 @@ mod support;
 mod contract;
 #[path = "kafka/faults.rs"]
 mod faults;
+#[path = "kafka/membership.rs"]
+mod membership;
 #[path = "kafka/memory.rs"]
 mod memory;
 #[path = "kafka/outsiders.rs"]

@@ -11,11 +11,11 @@
 //! asked for.
 //!
 //! Modules in reading order: `options`, `connection`, `topics`, `headers` (a record as a message), `ledger`
-//! (positions and how far the lane is), `view` (what is known in memory), `tail`, `producer` (one transaction),
+//! (positions and how far the lane is), `membership` (which partitions a node has), `view` (what is known in memory), `tail`, `producer` (one transaction),
 //! `lane` (the thread that writes), `follower`, `fetch`, `replay`.
 //!
-//! Nothing here waits for more appends to come, aborts a transaction, joins a group, or trusts a producer after a
-//! failure.
+//! Nothing here waits for more appends to come, aborts a transaction, or trusts a producer after a failure, and no
+//! lane joins a group.
 
 mod connection;
 mod fetch;
@@ -23,6 +23,7 @@ mod follower;
 mod headers;
 mod lane;
 mod ledger;
+mod membership;
 mod options;
 mod producer;
 mod replay;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use kintsugi_events::Topic;
 
 pub use self::connection::Connection;
+pub use self::membership::{Change, Membership, MembershipOptions};
 pub use self::options::Options;
 pub use self::view::Health;
 

@@ -147,13 +147,15 @@ pub fn delete(connection: &Connection) -> Result<(), LogError> {
 
 /// How many partitions each topic has, where it exists.
 fn counts(connection: &Connection, metadata: &Metadata) -> Vec<(Topic, Option<u32>)> {
-    let count = |topic: &Topic| {
-        let name = connection.topic(*topic);
-        let found = metadata.topics().iter().find(|found| found.name() == name)?;
-        let is_there = found.error().is_none() && !found.partitions().is_empty();
-        is_there.then(|| u32::try_from(found.partitions().len()).unwrap_or(u32::MAX))
-    };
-    Topic::ALL.iter().map(|topic| (*topic, count(topic))).collect()
+    Topic::ALL.iter().map(|topic| (*topic, count(connection, metadata, *topic))).collect()
+}
+
+/// How many partitions `topic` has, where it exists.
+pub(super) fn count(connection: &Connection, metadata: &Metadata, topic: Topic) -> Option<u32> {
+    let name = connection.topic(topic);
+    let found = metadata.topics().iter().find(|found| found.name() == name)?;
+    let is_there = found.error().is_none() && !found.partitions().is_empty();
+    is_there.then(|| u32::try_from(found.partitions().len()).unwrap_or(u32::MAX))
 }
 
 fn make(connection: &Connection, plan: &TopicPlan, topics: &[Topic]) -> Result<(), LogError> {
