@@ -15,6 +15,8 @@ mod memory;
 mod outsiders;
 #[path = "kafka/ownership.rs"]
 mod ownership;
+#[path = "kafka/read_only.rs"]
+mod read_only;
 #[path = "kafka/security.rs"]
 mod security;
 #[path = "kafka/topics.rs"]

@@ -9,10 +9,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::Shared;
 use super::connection::{Connection, Told};
 use super::follower::list;
 use super::headers;
+use super::reading::{Epochs, Reading, position};
 use super::tail::{Room, bytes_of};
 use super::view::Ends;
 use crate::error::LogError;
@@ -110,14 +110,14 @@ struct Open {
     next: u64,
     /// The end of the partition was reached since this was begun: everything that was there then has come.
     has_ended: bool,
-    epoch: u64,
+    epochs: Epochs,
 }
 
 impl Fetcher {
     /// Committed records of `at` from `offset` on, up to what `ends` says is there.
     pub(super) fn read(
         &mut self,
-        shared: &Shared,
+        shared: &Reading<'_>,
         at: TopicPartition,
         offset: u64,
         ends: Ends,
@@ -133,7 +133,7 @@ impl Fetcher {
 
     fn try_read(
         &mut self,
-        shared: &Shared,
+        shared: &Reading<'_>,
         at: TopicPartition,
         offset: u64,
         ends: Ends,
@@ -161,11 +161,11 @@ impl Fetcher {
             if room.is_full() || open.next >= ends.end() || open.is_at_end(ends) {
                 return Ok(found);
             }
-            if begun.elapsed() > shared.options.patience {
+            if begun.elapsed() > shared.patience {
                 return Err(LogError::Kafka {
                     what: format!("read {at} from offset {} on", open.next),
-                    brokers: shared.options.connection.brokers.clone(),
-                    reason: format!("nothing came in {:?}", shared.options.patience),
+                    brokers: shared.connection.brokers.clone(),
+                    reason: format!("nothing came in {:?}", shared.patience),
                 });
             }
             open.fetch(shared, ends)?;
@@ -175,12 +175,12 @@ impl Fetcher {
 
 impl Open {
     fn at(
-        shared: &Shared,
+        shared: &Reading<'_>,
         consumer: Option<BaseConsumer<Told>>,
         at: TopicPartition,
         offset: u64,
     ) -> Result<Self, LogError> {
-        let connection = &shared.options.connection;
+        let connection = shared.connection;
         let consumer = match consumer {
             Some(consumer) => consumer,
             None => connection.reader(MEMORY_KIB)?,
@@ -197,7 +197,7 @@ impl Open {
             from: offset,
             next: offset,
             has_ended: false,
-            epoch: 0,
+            epochs: Epochs::default(),
         })
     }
 
@@ -221,7 +221,7 @@ impl Open {
     }
 
     /// Waits for the next record, and takes in what has come with it.
-    fn fetch(&mut self, shared: &Shared, ends: Ends) -> Result<(), LogError> {
+    fn fetch(&mut self, shared: &Reading<'_>, ends: Ends) -> Result<(), LogError> {
         let mut patience = POLL;
         while self.ahead_bytes < AHEAD_BYTES_MAX {
             match self.consumer.poll(patience) {
@@ -234,10 +234,7 @@ impl Open {
                         continue;
                     }
                     self.next = read.record.offset + 1;
-                    let own = read.place.filter(|place| place.lane == shared.lane.name);
-                    let epoch = own.map_or(self.epoch, |place| place.epoch);
-                    if epoch >= self.epoch {
-                        self.epoch = epoch;
+                    if !self.epochs.is_stale(shared, read.place.as_ref()) {
                         self.ahead_bytes += bytes_of(&read.record);
                         self.ahead.push_back(read.record);
                     }
@@ -249,6 +246,8 @@ impl Open {
                     if self.next >= ends.certain() {
                         shared.view.nothing_from(self.at, self.next);
                     }
+                    let next = position(shared.connection, &self.consumer, self.at);
+                    self.next = next.unwrap_or(0).max(self.next);
                     return Ok(());
                 }
                 Some(Err(error)) => return self.look_into(shared, &error),
@@ -257,12 +256,12 @@ impl Open {
         Ok(())
     }
 
-    fn look_into(&mut self, shared: &Shared, error: &KafkaError) -> Result<(), LogError> {
-        let connection = &shared.options.connection;
+    fn look_into(&mut self, shared: &Reading<'_>, error: &KafkaError) -> Result<(), LogError> {
+        let connection = shared.connection;
         let told = self.consumer.context();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                let found = watermarks(connection, &self.consumer, &[self.at], shared.options.patience)?;
+                let found = watermarks(connection, &self.consumer, &[self.at], shared.patience)?;
                 let start = found.first().map_or(0, |(start, _)| *start);
                 shared.view.starts_at(self.at, start);
                 Err(LogError::Trimmed { oldest: start })

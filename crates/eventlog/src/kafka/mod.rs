@@ -12,7 +12,8 @@
 //!
 //! Modules in reading order: `options`, `connection`, `topics`, `headers` (a record as a message), `ledger`
 //! (positions and how far the lane is), `membership` (which partitions a node has), `view` (what is known in memory), `tail`, `producer` (one transaction),
-//! `lane` (the thread that writes), `follower`, `fetch`, `replay`.
+//! `lane` (the thread that writes), `follower`, `reading`, `fetch`, `replay`; without a lane `read_only` and
+//! `publisher`.
 //!
 //! Nothing here waits for more appends to come, aborts a transaction, or trusts a producer after a failure, and no
 //! lane joins a group.
@@ -26,6 +27,9 @@ mod ledger;
 mod membership;
 mod options;
 mod producer;
+mod publisher;
+mod read_only;
+mod reading;
 mod replay;
 mod tail;
 pub mod topics;
@@ -44,18 +48,25 @@ use kintsugi_events::Topic;
 pub use self::connection::Connection;
 pub use self::membership::{Change, Membership, MembershipOptions};
 pub use self::options::Options;
+pub use self::publisher::Publisher;
+pub use self::read_only::ReadOnly;
 pub use self::view::Health;
 
 use self::fetch::{Fetcher, watermarks};
 use self::lane::{Lane, Prepared, start_producers};
 use self::ledger::{GroupClient, LaneName};
 use self::producer::Trouble;
+use self::reading::Reading;
 use self::replay::Sessions;
 use self::view::{Ends, Source, View};
 use crate::error::LogError;
 use crate::log::{Append, EventLog, LogReader, Lsn, OnCommit, Position};
 use crate::queue::{Limits, Queue, Waiting, locked};
 use crate::record::{Record, TopicPartition};
+
+/// How many who follow a lane may go on exactly where they stopped, and for how long they may pause.
+const SESSIONS_MAX: usize = 2;
+const SESSION_IDLE_MAX: Duration = Duration::from_secs(10);
 
 /// What the log and its threads share.
 struct Shared {
@@ -68,6 +79,19 @@ struct Shared {
     is_stopping: AtomicBool,
     /// Ends the writer without committing what is queued.
     is_abandoned: AtomicBool,
+}
+
+impl Shared {
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            connection: &self.options.connection,
+            patience: self.options.patience,
+            lane: Some(&self.lane.name),
+            view: &self.view,
+            sessions: &self.sessions,
+            overlap: Duration::ZERO,
+        }
+    }
 }
 
 /// One lane of a log on a Kafka cluster.
@@ -144,7 +168,7 @@ impl KafkaLog {
                 group_records: options.group_records_max.max(1),
                 group_bytes: append_bytes_max,
             }),
-            sessions: Sessions::default(),
+            sessions: Sessions::new(SESSIONS_MAX, SESSION_IDLE_MAX),
             is_stopping: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
             lane,
@@ -230,7 +254,7 @@ impl LogReader for KafkaLog {
         if offset < ends.start {
             return Err(LogError::Trimmed { oldest: ends.start });
         }
-        locked(&self.fetcher).read(&self.shared, from, offset, ends, (records_max, bytes_max))
+        locked(&self.fetcher).read(&self.shared.reading(), from, offset, ends, (records_max, bytes_max))
     }
 
     fn replay(&self, from: Lsn, visit: &mut dyn FnMut(Record) -> ControlFlow<()>) -> Result<Lsn, LogError> {
@@ -243,7 +267,7 @@ impl LogReader for KafkaLog {
         from: Lsn,
         visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
     ) -> Result<Lsn, LogError> {
-        replay::replay(&self.shared, topics, from, visit)
+        replay::replay(&self.shared.reading(), topics, from, visit)
     }
 
     fn start_offset(&self, of: TopicPartition) -> u64 {

@@ -53,17 +53,17 @@ pub(super) struct Outgoing<'a> {
 
 /// The offsets that the messages of a transaction got.
 #[derive(Debug, Default)]
-struct Delivered {
-    offsets: Vec<Option<u64>>,
-    count: usize,
-    failure: Option<KafkaError>,
+pub(super) struct Delivered {
+    pub(super) offsets: Vec<Option<u64>>,
+    pub(super) count: usize,
+    pub(super) failure: Option<KafkaError>,
 }
 
 /// Hears of every delivery, on the thread that polls.
 #[derive(Clone, Default)]
-struct Deliveries {
-    told: Told,
-    delivered: Arc<Mutex<Delivered>>,
+pub(super) struct Deliveries {
+    pub(super) told: Told,
+    pub(super) delivered: Arc<Mutex<Delivered>>,
 }
 
 impl ClientContext for Deliveries {
@@ -251,6 +251,9 @@ impl Transactor {
         // A fatal state of the client hides behind a general code; the reason tells.
         let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
         let code = fatal.or_else(|| error.rdkafka_error_code());
+        if let Some(problem) = topic_problem(&self.connection, code, &reason) {
+            return Trouble::Fatal(problem);
+        }
         match code {
             Some(
                 RDKafkaErrorCode::Fenced
@@ -264,22 +267,6 @@ impl Transactor {
                 | RDKafkaErrorCode::RebalanceInProgress,
             ) => Trouble::NotMember(reason),
             Some(code) if is_refusal(code) => Trouble::Fatal(self.failed(what, error)),
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Trouble::Fatal(LogError::Topic {
-                topic: format!("{}.*", self.connection.prefix),
-                brokers: Arc::clone(&self.connection.brokers),
-                problem: "does not take a record of this size".to_owned(),
-                remedy: "raise `max.message.bytes` of the topic".to_owned(),
-            }),
-            Some(
-                RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition,
-            ) => Trouble::Fatal(LogError::Topic {
-                topic: format!("{}.*", self.connection.prefix),
-                brokers: Arc::clone(&self.connection.brokers),
-                problem: format!("is gone, or one of its partitions is: {reason}"),
-                remedy: super::topics::create_command(&self.connection),
-            }),
             Some(
                 RDKafkaErrorCode::InvalidTimestamp
                 | RDKafkaErrorCode::InvalidRecord
@@ -294,6 +281,29 @@ impl Transactor {
     fn failed(&self, what: &str, error: &KafkaError) -> LogError {
         self.connection.failed(what, error, &self.context.told)
     }
+}
+
+/// What is wrong with a topic, where that is why writing failed.
+pub(super) fn topic_problem(
+    connection: &Connection,
+    code: Option<RDKafkaErrorCode>,
+    reason: &str,
+) -> Option<LogError> {
+    let (problem, remedy) = match code? {
+        RDKafkaErrorCode::MessageSizeTooLarge => (
+            "does not take a record of this size".to_owned(),
+            "raise `max.message.bytes` of the topic".to_owned(),
+        ),
+        RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownPartition => (
+            format!("is gone, or one of its partitions is: {reason}"),
+            super::topics::create_command(connection),
+        ),
+        _ => return None,
+    };
+    let topic = format!("{}.*", connection.prefix);
+    Some(LogError::Topic { topic, brokers: Arc::clone(&connection.brokers), problem, remedy })
 }
 
 /// What to do after a call failed.

@@ -15,11 +15,11 @@ use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::Shared;
 use super::connection::Told;
 use super::follower::list;
 use super::headers::{self, Read};
-use super::view::{Ends, Snapshot, time_of};
+use super::reading::{Epochs, Reading, position};
+use super::view::{Ends, Snapshot, lsn_at, time_of};
 use crate::error::LogError;
 use crate::log::Lsn;
 use crate::queue::locked;
@@ -28,12 +28,6 @@ use crate::record::{Record, TopicPartition};
 /// Memory for what was fetched and not looked at yet, in KiB, of all partitions together.
 const MEMORY_KIB: u32 = 16 * 1024;
 
-/// How many sessions stay open.
-const SESSIONS_MAX: usize = 2;
-
-/// How long a session that nobody goes on with stays open.
-const IDLE_MAX: Duration = Duration::from_secs(10);
-
 /// Records of one transaction share a time, and their LSNs run ahead of it by no more than this.
 const TIME_SLACK_MS: i64 = 1_000;
 
@@ -41,19 +35,35 @@ const TIME_SLACK_MS: i64 = 1_000;
 const POLL: Duration = Duration::from_millis(50);
 
 /// Sessions that may be gone on with.
-#[derive(Default)]
-pub(super) struct Sessions(Mutex<Vec<Session>>);
+pub(super) struct Sessions {
+    open: Mutex<Vec<Session>>,
+    /// How many stay open.
+    count_max: usize,
+    /// How long one that nobody goes on with stays open.
+    idle_max: Duration,
+}
 
 impl Sessions {
+    pub(super) const fn new(count_max: usize, idle_max: Duration) -> Self {
+        Self { open: Mutex::new(Vec::new()), count_max, idle_max }
+    }
+
+    /// Somebody is still there who may go on from here.
+    fn touch(&self, from: Lsn, topics: &[Topic]) {
+        let mut sessions = locked(&self.open);
+        let at_it = sessions.iter_mut().filter(|session| session.cursor == from && session.topics == topics);
+        at_it.for_each(|session| session.used = Instant::now());
+    }
+
     fn take(&self, from: Lsn, topics: &[Topic]) -> Option<Session> {
-        let mut sessions = locked(&self.0);
+        let mut sessions = locked(&self.open);
         let place = sessions.iter().position(|session| session.cursor == from && session.topics == topics)?;
         Some(sessions.swap_remove(place))
     }
 
     fn keep(&self, session: Session) {
-        let mut sessions = locked(&self.0);
-        if sessions.len() >= SESSIONS_MAX {
+        let mut sessions = locked(&self.open);
+        if sessions.len() >= self.count_max {
             let oldest =
                 sessions.iter().enumerate().min_by_key(|(_, session)| session.used).map(|(place, _)| place);
             if let Some(oldest) = oldest {
@@ -65,12 +75,12 @@ impl Sessions {
 
     /// Ends sessions that nobody went on with.
     pub(super) fn prune(&self) {
-        locked(&self.0).retain(|session| session.used.elapsed() < IDLE_MAX);
+        locked(&self.open).retain(|session| session.used.elapsed() < self.idle_max);
     }
 
     /// Ends all.
     pub(super) fn clear(&self) {
-        locked(&self.0).clear();
+        locked(&self.open).clear();
     }
 }
 
@@ -79,6 +89,8 @@ struct Session {
     /// The LSN that it goes on from.
     cursor: Lsn,
     topics: Vec<Topic>,
+    /// Where it was begun: what lies below was not asked for.
+    floor: Lsn,
     // Before the consumer, whose queues these are.
     streams: Vec<Stream>,
     consumer: Arc<BaseConsumer<Told>>,
@@ -95,7 +107,7 @@ struct Stream {
     next: u64,
     /// The end of the partition was reached since this was begun: everything that was there then has come.
     has_ended: bool,
-    epoch: u64,
+    epochs: Epochs,
 }
 
 impl Stream {
@@ -112,13 +124,14 @@ impl Stream {
 
 /// Hands every committed record of `topics` from `from` on to `visit`.
 pub(super) fn replay(
-    shared: &Shared,
+    shared: &Reading<'_>,
     topics: &[Topic],
     from: Lsn,
     visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
 ) -> Result<Lsn, LogError> {
     let snapshot = shared.view.snapshot();
     if from >= snapshot.end {
+        shared.sessions.touch(from, topics);
         return Ok(from);
     }
     let mut session = match shared.sessions.take(from, topics) {
@@ -127,14 +140,20 @@ pub(super) fn replay(
     };
     session.run(shared, from, &snapshot, visit)?;
     let cursor = session.cursor;
+    shared.view.came_to(cursor, &snapshot);
     session.used = Instant::now();
     shared.sessions.keep(session);
     Ok(cursor)
 }
 
 impl Session {
-    fn begin(shared: &Shared, topics: &[Topic], from: Lsn, snapshot: &Snapshot) -> Result<Self, LogError> {
-        let connection = &shared.options.connection;
+    fn begin(
+        shared: &Reading<'_>,
+        topics: &[Topic],
+        from: Lsn,
+        snapshot: &Snapshot,
+    ) -> Result<Self, LogError> {
+        let connection = shared.connection;
         let consumer = Arc::new(connection.reader(MEMORY_KIB)?);
         let wanted = |at: &TopicPartition| topics.contains(&at.topic);
         let mut starts: Vec<(TopicPartition, u64)> =
@@ -147,17 +166,18 @@ impl Session {
             let queue =
                 consumer.split_partition_queue(&connection.topic(at.topic), at.partition.cast_signed());
             let queue = queue.ok_or_else(|| super::topics::missing(connection, at.topic))?;
-            Ok(Stream { at, queue, head: None, next, has_ended: false, epoch: 0 })
+            Ok(Stream { at, queue, head: None, next, has_ended: false, epochs: Epochs::default() })
         });
         let streams = streams.collect::<Result<_, LogError>>()?;
         let failed = |error| connection.failed("replay", &error, consumer.context());
         consumer.assign(&list(connection, starts.into_iter())?).map_err(failed)?;
-        Ok(Self { cursor: from, topics: topics.to_vec(), streams, consumer, used: Instant::now() })
+        let floor = begins_at(shared, from);
+        Ok(Self { cursor: from, topics: topics.to_vec(), floor, streams, consumer, used: Instant::now() })
     }
 
     fn run(
         &mut self,
-        shared: &Shared,
+        shared: &Reading<'_>,
         from: Lsn,
         snapshot: &Snapshot,
         visit: &mut dyn FnMut(Record) -> ControlFlow<()>,
@@ -169,11 +189,11 @@ impl Session {
             let Some((place, until)) = self.next(shared, snapshot) else { break };
             let Some(stream) = self.streams.get_mut(place) else { break };
             let Some(Read { mut record, place }) = stream.head.take() else { break };
-            if is_own(shared, place.as_ref().map(|place| &*place.lane)) {
-                if record.lsn < from {
+            if shared.is_own(place.as_ref().map(|place| &*place.lane)) {
+                if record.lsn < self.floor {
                     continue;
                 }
-                next_lsn = Lsn(record.lsn.0 + 1);
+                next_lsn = next_lsn.max(Lsn(record.lsn.0 + 1));
             } else {
                 // Between what came before and what comes next, if there is room.
                 record.lsn = next_lsn.min(until);
@@ -189,21 +209,21 @@ impl Session {
     }
 
     /// Waits until it is known of each partition what comes next.
-    fn fill(&mut self, shared: &Shared, snapshot: &Snapshot) -> Result<(), LogError> {
+    fn fill(&mut self, shared: &Reading<'_>, snapshot: &Snapshot) -> Result<(), LogError> {
         for stream in &mut self.streams {
             let ends = snapshot.ends.get(&stream.at).copied().unwrap_or_default();
             let begun = Instant::now();
             while !stream.is_done(ends) {
-                stream.poll(shared)?;
+                stream.poll(shared, &self.consumer)?;
                 if !stream.is_done(ends) {
                     // Hands over what concerns no single partition.
                     drop(self.consumer.poll(Duration::ZERO));
                 }
-                if begun.elapsed() > shared.options.patience {
+                if begun.elapsed() > shared.patience {
                     return Err(LogError::Kafka {
                         what: format!("replay {} from offset {} on", stream.at, stream.next),
-                        brokers: shared.options.connection.brokers.clone(),
-                        reason: format!("nothing came in {:?}", shared.options.patience),
+                        brokers: Arc::clone(&shared.connection.brokers),
+                        reason: format!("nothing came in {:?}", shared.patience),
                     });
                 }
             }
@@ -212,12 +232,12 @@ impl Session {
     }
 
     /// The stream whose head comes next, and the LSN of the lane's own record that comes next at all.
-    fn next(&self, shared: &Shared, snapshot: &Snapshot) -> Option<(usize, Lsn)> {
+    fn next(&self, shared: &Reading<'_>, snapshot: &Snapshot) -> Option<(usize, Lsn)> {
         let heads = || {
             self.streams.iter().enumerate().filter_map(|(place, stream)| {
                 let ends = snapshot.ends.get(&stream.at).copied().unwrap_or_default();
                 let head = stream.head.as_ref().filter(|_| stream.has_head(ends))?;
-                let is_own = is_own(shared, head.place.as_ref().map(|place| &*place.lane));
+                let is_own = shared.is_own(head.place.as_ref().map(|place| &*place.lane));
                 Some((place, is_own.then_some(head.record.lsn)))
             })
         };
@@ -228,12 +248,15 @@ impl Session {
     }
 }
 
-fn is_own(shared: &Shared, lane: Option<&str>) -> bool {
-    lane == Some(&*shared.lane.name)
+/// From which LSN on a session is begun for who asks for `from`.
+fn begins_at(shared: &Reading<'_>, from: Lsn) -> Lsn {
+    let since_ms =
+        time_of(from).saturating_sub(i64::try_from(shared.overlap.as_millis()).unwrap_or(i64::MAX));
+    if shared.overlap.is_zero() { from } else { Lsn(lsn_at(since_ms)) }
 }
 
 impl Stream {
-    fn poll(&mut self, shared: &Shared) -> Result<(), LogError> {
+    fn poll(&mut self, shared: &Reading<'_>, consumer: &BaseConsumer<Told>) -> Result<(), LogError> {
         match self.queue.poll(POLL) {
             None => Ok(()),
             Some(Ok(message)) => {
@@ -243,10 +266,7 @@ impl Stream {
                     return Ok(());
                 }
                 self.next = offset + 1;
-                let own = read.place.as_ref().filter(|place| place.lane == shared.lane.name);
-                let epoch = own.map_or(self.epoch, |place| place.epoch);
-                if epoch >= self.epoch {
-                    self.epoch = epoch;
+                if !self.epochs.is_stale(shared, read.place.as_ref()) {
                     self.head = Some(read);
                 }
                 Ok(())
@@ -254,6 +274,7 @@ impl Stream {
             Some(Err(KafkaError::PartitionEOF(_))) => {
                 // It may have been told before the newest records came: those are certain, and waited for.
                 self.has_ended = true;
+                self.next = position(shared.connection, consumer, self.at).unwrap_or(0).max(self.next);
                 Ok(())
             }
             Some(Err(error)) => match error.rdkafka_error_code() {
@@ -263,7 +284,7 @@ impl Stream {
                     Err(LogError::Trimmed { oldest: self.next + 1 })
                 }
                 Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition) => {
-                    Err(super::topics::missing(&shared.options.connection, self.at.topic))
+                    Err(super::topics::missing(shared.connection, self.at.topic))
                 }
                 _ => Ok(()),
             },
@@ -273,17 +294,17 @@ impl Stream {
 
 /// Moves each start to the first record that is not older than `from`.
 fn seek_by_time(
-    shared: &Shared,
+    shared: &Reading<'_>,
     consumer: &BaseConsumer<Told>,
     from: Lsn,
     starts: &mut [(TopicPartition, u64)],
     snapshot: &Snapshot,
 ) -> Result<(), LogError> {
-    let connection = &shared.options.connection;
-    let since_ms = time_of(from).saturating_sub(TIME_SLACK_MS).max(0).cast_unsigned();
+    let connection = shared.connection;
+    let since_ms = time_of(begins_at(shared, from)).saturating_sub(TIME_SLACK_MS).max(0).cast_unsigned();
     let asked = list(connection, starts.iter().map(|(at, _)| (*at, since_ms)))?;
     let found = consumer
-        .offsets_for_times(asked, shared.options.patience)
+        .offsets_for_times(asked, shared.patience)
         .map_err(|error| connection.failed("look for a time", &error, consumer.context()))?;
     for (at, start) in starts {
         let element = found.find_partition(&connection.topic(at.topic), at.partition.cast_signed());

@@ -311,6 +311,38 @@ impl View {
         Snapshot { end: Lsn(state.end_lsn), ends: state.ends.clone() }
     }
 
+    /// Every partition that is held.
+    pub(super) fn places(&self) -> Vec<TopicPartition> {
+        locked(&self.state).ends.keys().copied().collect()
+    }
+
+    /// Takes in where partitions that others write begin and end, as it was at `now_ms`.
+    pub(super) fn refresh(&self, found: impl Iterator<Item = (TopicPartition, (u64, u64))>, now_ms: i64) {
+        let mut state = locked(&self.state);
+        let mut has_news = false;
+        for (at, (start, end)) in found {
+            let ends = state.ends.entry(at).or_default();
+            has_news |= ends.arrived != end;
+            // Marks of transactions may be the last there is: a reader comes to the end all the same.
+            *ends = Ends { start, acked: 0, arrived: end, opened: end };
+        }
+        if has_news {
+            state.end_lsn = (state.end_lsn + 1).max(lsn_at(now_ms));
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// A reader who has seen `snapshot` goes on from `cursor`, which is above the end where the clock of whoever wrote
+    /// is ahead: what comes next has to lie above it.
+    pub(super) fn came_to(&self, cursor: Lsn, snapshot: &Snapshot) {
+        let mut state = locked(&self.state);
+        if cursor > snapshot.end && cursor.0 >= state.end_lsn {
+            let has_news = state.end_lsn > snapshot.end.0;
+            state.end_lsn = cursor.0 + u64::from(has_news);
+        }
+    }
+
     pub(super) fn partitions(&self) -> Vec<TopicPartition> {
         let state = locked(&self.state);
         state.ends.iter().filter(|(_, ends)| ends.end() > 0).map(|(at, _)| *at).collect()
