@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::kafka::ForTests;
 use crate::shell::{cargo, run};
-use crate::{generate, reference_model, tidy};
+use crate::{generate, reference_model, tidy, validators};
 
 /// Everything that has to hold before a change lands. Tests run in the release profile, so that they test the
 /// program that a user runs and one build serves all.
@@ -12,6 +12,7 @@ pub(crate) fn test() -> Result<()> {
     run("format", &mut cargo(["fmt", "--all", "--check"])?)?;
     tidy::tidy()?;
     generate::generate(true)?;
+    validators::check()?;
     run(
         "lints",
         &mut cargo([
