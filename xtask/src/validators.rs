@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::shell::{root, run};
 
 /// What a validator is told: the form, and the file in the repository.
-const CHECKED: [(&str, &str); 1] = [("asyncapi", "schemas/asyncapi.yaml")];
+const CHECKED: [(&str, &str); 2] = [("asyncapi", "schemas/asyncapi.yaml"), ("compose", "docker-compose.yml")];
 
 /// What is installed, as npm wants it, and what uses it.
 const FILES: [&str; 3] = ["package.json", "package-lock.json", "check.mjs"];

