@@ -39,6 +39,12 @@ def main() -> None:
         default="earliest",
         help="where the first one ever begins: `latest` where a node has diagnosed what is there",
     )
+    parser.add_argument(
+        "--session-timeout-ms",
+        type=int,
+        default=10_000,
+        help="how long one that is silent keeps its partitions; at least what the brokers take, mostly 6000",
+    )
     cluster.add_arguments(parser)
     arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,11 +80,14 @@ class Diagnoser:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "auto.offset.reset": arguments.begin,
+            "session.timeout.ms": arguments.session_timeout_ms,
+            "heartbeat.interval.ms": min(3_000, arguments.session_timeout_ms // 3),
         }
         producer = {
             # A new process of this name ends what a dead one left open.
             "transactional.id": f"{self.prefix}-diagnose-{self.name}-{arguments.instance}",
-            "transaction.timeout.ms": 10_000,
+            # Whoever gets its partitions finds none open.
+            "transaction.timeout.ms": arguments.session_timeout_ms // 2,
             "linger.ms": 0,
         }
         try:

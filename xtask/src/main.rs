@@ -1,6 +1,7 @@
 //! The project's own chores. `cargo xtask test` is all of what CI runs.
 
 mod asyncapi;
+mod clients;
 mod generate;
 mod kafka;
 mod reference_model;
@@ -45,6 +46,8 @@ enum Command {
         #[command(subcommand)]
         what: kafka::What,
     },
+    /// Test the clients in `examples/` against the broker
+    Clients,
     /// The long form of the proofs: real model, many kills, many seeds
     Prove,
 }
@@ -65,8 +68,7 @@ fn main() -> ExitCode {
 
 /// Whether `failure` is that something has to be installed.
 fn is_missing(failure: &anyhow::Error) -> bool {
-    kafka::is_missing(failure)
-        || failure.chain().any(<dyn std::error::Error>::is::<validators::MissingProgram>)
+    kafka::is_missing(failure) || failure.chain().any(<dyn std::error::Error>::is::<shell::MissingProgram>)
 }
 
 fn run(command: Command) -> Result<()> {
@@ -77,6 +79,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test => stages::test(),
         Command::Bench { name } => stages::bench(name.as_deref()),
         Command::Kafka { what } => kafka::run(what),
+        Command::Clients => stages::clients(),
         Command::Prove => stages::prove(),
     }
 }

@@ -1,33 +1,17 @@
 //! Published validators of formats that people outside read, from npm: files of ours are held against them.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::shell::{root, run};
+use crate::shell::{need, root, run};
 
 /// What a validator is told: the form, and the file in the repository.
 const CHECKED: [(&str, &str); 2] = [("asyncapi", "schemas/asyncapi.yaml"), ("compose", "docker-compose.yml")];
 
 /// What is installed, as npm wants it, and what uses it.
 const FILES: [&str; 3] = ["package.json", "package-lock.json", "check.mjs"];
-
-/// A program that has to be installed first.
-#[derive(Debug)]
-pub(crate) struct MissingProgram {
-    program: &'static str,
-    package: &'static str,
-}
-
-impl std::fmt::Display for MissingProgram {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { program, package } = self;
-        write!(f, "missing: {program}; install it with: sudo apt-get install {package}")
-    }
-}
-
-impl std::error::Error for MissingProgram {}
 
 /// Holds every file that has a published form against its validator.
 pub(crate) fn check() -> Result<()> {
@@ -44,7 +28,7 @@ pub(crate) fn check() -> Result<()> {
 /// The folder with the validators, in the versions that the lock file names. Nothing that a package wants to run at
 /// its installation is run.
 fn install(root: &Path) -> Result<PathBuf> {
-    need("node", "nodejs")?;
+    need("node", &["--version"], "nodejs")?;
     let source = root.join("xtask").join("validators");
     let folder = root.join("target").join("validators");
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -57,16 +41,10 @@ fn install(root: &Path) -> Result<PathBuf> {
     if std::fs::read_to_string(&stamp).ok().as_deref() == Some(wanted.as_str()) {
         return Ok(folder);
     }
-    need("npm", "npm")?;
+    need("npm", &["--version"], "npm")?;
     let mut fetch = Command::new("npm");
     fetch.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&folder);
     run("fetch validators from npm", &mut fetch)?;
     std::fs::write(&stamp, wanted).with_context(|| format!("write {}", stamp.display()))?;
     Ok(folder)
-}
-
-fn need(program: &'static str, package: &'static str) -> Result<()> {
-    let answer = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let is_there = answer.is_ok_and(|status| status.success());
-    if is_there { Ok(()) } else { Err(MissingProgram { program, package }.into()) }
 }
