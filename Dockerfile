@@ -30,7 +30,7 @@ FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates curl \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin kintsugi \
+ && useradd --system --user-group --uid 10001 --home-dir /data --shell /usr/sbin/nologin kintsugi \
  && install --directory --owner=kintsugi --group=kintsugi /data
 COPY --from=build /source/target/release/kintsugi /usr/local/bin/kintsugi
 COPY examples/support-desk /example
