@@ -32,14 +32,15 @@ pub(crate) fn is_missing(failure: &anyhow::Error) -> bool {
 /// The broker for as long as tests run. Whoever had it up before keeps it.
 pub(crate) struct ForTests {
     was_up: bool,
+    /// Where clients find it.
+    pub(crate) brokers: String,
 }
 
 impl ForTests {
     /// Starts it where it is not up.
     pub(crate) fn begin() -> Result<Self> {
         let was_up = shared::is_up()?;
-        shared::up()?;
-        Ok(Self { was_up })
+        Ok(Self { was_up, brokers: shared::up()? })
     }
 }
 

@@ -1,11 +1,14 @@
 //! The project's own chores. `cargo xtask test` is all of what CI runs.
 
+mod asyncapi;
+mod clients;
 mod generate;
 mod kafka;
 mod reference_model;
 mod shell;
 mod stages;
 mod tidy;
+mod validators;
 
 use std::process::ExitCode;
 
@@ -21,7 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write the generated files: schemas
+    /// Write the generated files: schemas, the `AsyncAPI` document
     Generate {
         /// Fail where a file is not current, and write nothing
         #[arg(long)]
@@ -29,7 +32,9 @@ enum Command {
     },
     /// Check what no compiler checks: lengths, left-overs, licences
     Tidy,
-    /// Everything that has to hold: format, lints, docs, generated files, all tests, the main job
+    /// Hold files that people outside read against published validators
+    Validate,
+    /// Everything that has to hold: format, lints, docs, generated and published files, all tests, the main job
     Test,
     /// Measure, each figure with a reference in the same run
     Bench {
@@ -41,6 +46,8 @@ enum Command {
         #[command(subcommand)]
         what: kafka::What,
     },
+    /// Test the clients in `examples/` against the broker
+    Clients,
     /// The long form of the proofs: real model, many kills, many seeds
     Prove,
 }
@@ -54,18 +61,25 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure:#}");
-            if kafka::is_missing(&failure) { ExitCode::from(MISSING) } else { ExitCode::FAILURE }
+            if is_missing(&failure) { ExitCode::from(MISSING) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Whether `failure` is that something has to be installed.
+fn is_missing(failure: &anyhow::Error) -> bool {
+    kafka::is_missing(failure) || failure.chain().any(<dyn std::error::Error>::is::<shell::MissingProgram>)
 }
 
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Generate { check } => generate::generate(check),
         Command::Tidy => tidy::tidy(),
+        Command::Validate => validators::check(),
         Command::Test => stages::test(),
         Command::Bench { name } => stages::bench(name.as_deref()),
         Command::Kafka { what } => kafka::run(what),
+        Command::Clients => stages::clients(),
         Command::Prove => stages::prove(),
     }
 }

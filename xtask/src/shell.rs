@@ -1,8 +1,9 @@
 //! Running other programs, each shown before it runs.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -31,4 +32,27 @@ pub(crate) fn run(headline: &str, command: &mut Command) -> Result<()> {
         bail!("{headline} failed: {status}");
     }
     Ok(())
+}
+
+/// A program that has to be installed first.
+#[derive(Debug)]
+pub(crate) struct MissingProgram {
+    program: &'static str,
+    package: &'static str,
+}
+
+impl fmt::Display for MissingProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { program, package } = self;
+        write!(f, "missing: {program}; install it with: sudo apt-get install {package}")
+    }
+}
+
+impl std::error::Error for MissingProgram {}
+
+/// Fails where `program` does not answer to `arguments`; `package` is what brings it.
+pub(crate) fn need(program: &'static str, arguments: &[&str], package: &'static str) -> Result<()> {
+    let answer = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let is_there = answer.is_ok_and(|status| status.success());
+    if is_there { Ok(()) } else { Err(MissingProgram { program, package }.into()) }
 }

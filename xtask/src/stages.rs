@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::kafka::ForTests;
 use crate::shell::{cargo, run};
-use crate::{generate, reference_model, tidy};
+use crate::{clients, generate, reference_model, tidy, validators};
 
 /// Everything that has to hold before a change lands. Tests run in the release profile, so that they test the
 /// program that a user runs and one build serves all.
@@ -12,6 +12,7 @@ pub(crate) fn test() -> Result<()> {
     run("format", &mut cargo(["fmt", "--all", "--check"])?)?;
     tidy::tidy()?;
     generate::generate(true)?;
+    validators::check()?;
     run(
         "lints",
         &mut cargo([
@@ -33,11 +34,17 @@ pub(crate) fn test() -> Result<()> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     // The tests of the Kafka log start a broker by themselves; begun here, it ends here too.
-    let _broker = ForTests::begin()?;
+    let broker = ForTests::begin()?;
+    clients::check(&broker.brokers)?;
     run(
         "tests",
         &mut cargo(["test", "--release", "--workspace", "--all-features", "--locked", "--no-fail-fast"])?,
     )
+}
+
+/// The clients in `examples/`.
+pub(crate) fn clients() -> Result<()> {
+    clients::check(&ForTests::begin()?.brokers)
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.

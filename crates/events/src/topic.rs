@@ -6,13 +6,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 macro_rules! topics {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $text:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal;)*) => {
         /// A topic. The number is its code in the embedded log and never changes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[repr(u8)]
         #[serde(try_from = "String", into = "&'static str")]
         pub enum Topic {
-            $($(#[$doc])* $name = $code,)*
+            $($(#[doc = $doc])* $name = $code,)*
         }
 
         impl Topic {
@@ -27,6 +27,11 @@ macro_rules! topics {
             /// The name on a cluster.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => concat!("kintsugi.", $text),)* }
+            }
+
+            /// What it carries, in one line.
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),*).trim_ascii(),)* }
             }
 
             /// The topic with this code.

@@ -4,28 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kintsugi_events::{AgentEvent, Payload, Topic};
-
-/// What is written of each kind beside the journal.
-const OTHER_NAMES: &[&str] = &[
-    "goal.published",
-    "result.completed",
-    "result.shortened",
-    "result.failed",
-    "metric.measured",
-    "anomaly.detected",
-    "diagnosis.made",
-    "recovery.planned",
-    "recovery.started",
-    "recovery.completed",
-    "recovery.failed",
-    "recovery.abandoned",
-    "approval.requested",
-    "approval.decided",
-    "snapshot.taken",
-    "dead-letter.written",
-    "fault.injected",
-];
+use kintsugi_events::schema::{EventKind, event_kinds, schema_files};
+use kintsugi_events::{Payload, Topic};
 
 /// The event's type and the bytes of its data, for every fixture.
 fn fixtures() -> Vec<(String, Vec<u8>)> {
@@ -55,10 +35,20 @@ fn every_fixture_is_read_and_written_back_byte_by_byte() {
 
 #[test]
 fn every_event_has_a_fixture() {
-    let known: BTreeSet<String> =
-        AgentEvent::NAMES.iter().chain(OTHER_NAMES).map(|name| format!("dev.kintsugi.{name}.v1")).collect();
+    let known: BTreeSet<String> = event_kinds().map(EventKind::event_type).collect();
     let found: BTreeSet<String> = fixtures().into_iter().map(|(event_type, _)| event_type).collect();
     assert_eq!(found, known);
+}
+
+#[test]
+fn every_event_is_listed_under_its_topic_and_with_a_schema_that_is_there() {
+    let files: BTreeSet<&str> = schema_files().into_iter().map(|file| file.name).collect();
+    for kind in event_kinds() {
+        let event_type = kind.event_type();
+        let (_, json) = fixtures().into_iter().find(|(found, _)| *found == event_type).unwrap();
+        assert_eq!(Payload::from_json(&event_type, &json).unwrap().topic(), kind.topic, "{event_type}");
+        assert!(files.contains(kind.schema_file), "{event_type}");
+    }
 }
 
 #[test]

@@ -12,6 +12,12 @@ pub const RECIPE: &str = "Three runs on two cores that other programs used as we
     FIRST --rate 0.0008 --steps 6000 --out SECOND` (up to step 2,356 with `--steps 5000`), then `--from SECOND --rate \
     0.0003 --steps 1400 --seed 2`.";
 
+/// What became of the shipped file in another engine, by hand.
+pub const ELSEWHERE: &str = "It loads in llama.cpp too: of the first 300 held-out decisions, asked \
+    for after the oracle's steps, greedily and without the grammar, llama.cpp (node-llama-cpp 3.22.1, on \
+    the processor) counted the same prompt tokens in all and wrote the same answer letter by letter in \
+    292; in the other 8 it chose the same tool and other words. Checked once, by hand.";
+
 /// What the card tells besides the figures.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -23,6 +29,8 @@ pub struct Facts<'a> {
     pub tickets: (&'a str, &'a str),
     /// How the file was trained.
     pub recipe: &'a str,
+    /// What became of the file in another engine.
+    pub elsewhere: &'a str,
     /// How the figures were made, as a command.
     pub evaluation_command: &'a str,
 }
@@ -51,7 +59,7 @@ pub fn card(facts: &Facts<'_>, evaluation: &Evaluation) -> String {
          - Llama architecture, {:.2} million parameters, {} layers, width {}, {} query and {} key-value heads, \
          feed-forward width {}, context {} tokens, vocabulary {}.\n\
          - GGUF, matrices Q8_0, norms F32, {:.1} MB. llama.cpp's pre-tokenizer `smollm`, no beginning-of-text token, \
-         chat template in the file.\n\
+         chat template in the file. {}\n\
          - Trained from nothing on traces of the oracle over the training split of the ticket bank, and on no other \
          text. {}\n\n",
         facts.layout.len as f64 / 1e6,
@@ -63,6 +71,7 @@ pub fn card(facts: &Facts<'_>, evaluation: &Evaluation) -> String {
         shape.context,
         shape.vocabulary,
         facts.file_bytes as f64 / 1e6,
+        facts.elsewhere,
         facts.recipe,
     );
     let _ = write!(

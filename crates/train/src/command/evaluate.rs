@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use kintsugi_inference::configure_threads;
 use kintsugi_train::augment::Strength;
-use kintsugi_train::card::{Facts, RECIPE, card};
+use kintsugi_train::card::{ELSEWHERE, Facts, RECIPE, card};
 use kintsugi_train::corpus::Corpus;
 use kintsugi_train::evaluation;
 use kintsugi_train::model::{Layout, Shape};
@@ -37,6 +37,9 @@ pub(crate) struct EvaluateArguments {
     /// How the model was trained, for the card.
     #[arg(long, default_value = RECIPE)]
     recipe: String,
+    /// What became of the model in another engine, for the card.
+    #[arg(long, default_value = ELSEWHERE)]
+    elsewhere: String,
     /// Determines cases and words.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -63,6 +66,7 @@ pub(crate) fn run(arguments: &EvaluateArguments) -> anyhow::Result<()> {
         file_bytes: std::fs::metadata(&arguments.model)?.len(),
         tickets: (heading, tickets),
         recipe: &arguments.recipe,
+        elsewhere: &arguments.elsewhere,
         evaluation_command: "cargo run --release -p kintsugi-train -- evaluate",
     };
     let text = card(&facts, &evaluation);
