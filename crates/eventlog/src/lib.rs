@@ -22,5 +22,5 @@ pub use error::LogError;
 #[cfg(feature = "kafka")]
 pub use kafka::KafkaLog;
 pub use log::{Append, Committed, EventLog, FrameId, LogReader, Lsn, OnCommit, Position};
-pub use partitioner::partition_of;
+pub use partitioner::{murmur2, partition_of};
 pub use record::{NewRecord, Record, RecordError, TopicPartition};

@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kintsugi_events::Topic;
 use rdkafka::client::ClientContext;
@@ -25,7 +25,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::connection::{Connection, Told};
-use super::topics;
+use super::{group, topics};
 use crate::error::LogError;
 use crate::queue::locked;
 
@@ -43,6 +43,16 @@ const HEARTBEAT_MAX: Duration = Duration::from_secs(3);
 /// with one name turn each other out for ever.
 const REJOIN_AFTER: Duration = Duration::from_millis(200);
 const REJOIN_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// How often the members look whether the group has handed out everything.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long one look may take, and how long a nudge.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// After how many looks in a row at which something was missing the first member nudges the group; the second waits
+/// for one more, and so on.
+const LOOKS: usize = 2;
 
 /// How a node is a member.
 #[derive(Debug, Clone)]
@@ -250,7 +260,7 @@ fn subscribe(
     let heartbeat = (session / 3).min(HEARTBEAT_MAX);
     let mut config = connection.config();
     config
-        .set("group.id", format!("{}-nodes", connection.prefix))
+        .set("group.id", group_of(connection))
         // The newer protocol loses members in this version of the library.
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -277,6 +287,7 @@ fn subscribe(
 fn run(options: &MembershipOptions, ownership: &Arc<Ownership>, consumer: BaseConsumer<Member>) {
     let mut consumer = Some(consumer);
     let mut rejoin_after = REJOIN_AFTER;
+    let mut watch = Watch { looked: Instant::now(), missing: 0 };
     while !ownership.is_leaving.load(Ordering::Acquire) {
         let Some(member) = consumer.take() else {
             thread::park_timeout(rejoin_after);
@@ -300,6 +311,7 @@ fn run(options: &MembershipOptions, ownership: &Arc<Ownership>, consumer: BaseCo
         if !locked(&ownership.assigned).is_empty() {
             rejoin_after = REJOIN_AFTER;
         }
+        watch.look(options, ownership, &member);
         consumer = Some(member);
     }
     drop(consumer);
@@ -308,4 +320,89 @@ fn run(options: &MembershipOptions, ownership: &Arc<Ownership>, consumer: BaseCo
     if !rest.is_empty() {
         ownership.tell(Change::Lost(rest.into_iter().collect()));
     }
+}
+
+fn group_of(connection: &Connection) -> String {
+    format!("{}-nodes", connection.prefix)
+}
+
+/// Looks whether the group has handed out every partition.
+///
+/// A member with a name that ends between giving partitions back and joining again for their next owner leaves them with
+/// nobody: when it is back the group takes it for the same, and hands out nothing anew. A member that comes and goes
+/// makes it do so.
+struct Watch {
+    looked: Instant,
+    /// At how many looks in a row something was missing.
+    missing: usize,
+}
+
+impl Watch {
+    fn look(
+        &mut self,
+        options: &MembershipOptions,
+        ownership: &Arc<Ownership>,
+        consumer: &BaseConsumer<Member>,
+    ) {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        let Some(turn) = missed_by(options, ownership, consumer) else {
+            self.missing = 0;
+            return;
+        };
+        self.missing += 1;
+        if self.missing < LOOKS + turn {
+            return;
+        }
+        self.missing = 0;
+        tracing::warn!("the group has left partitions with nobody: making it hand them out");
+        if let Err(error) = nudge(options, &ownership.topic, consumer) {
+            tracing::warn!(%error, "make the group hand out what is missing");
+        }
+    }
+}
+
+/// Where something is missing, how many members come before this one.
+fn missed_by(
+    options: &MembershipOptions,
+    ownership: &Ownership,
+    consumer: &BaseConsumer<Member>,
+) -> Option<usize> {
+    let connection = &options.connection;
+    let settled = group::settled(consumer, &group_of(connection), &ownership.topic, LOOK_MAX);
+    let settled = settled.unwrap_or_else(|error| {
+        tracing::debug!(%error, "look at the group of nodes");
+        None
+    })?;
+    let metadata = consumer.fetch_metadata(Some(&ownership.topic), LOOK_MAX).ok()?;
+    let count = topics::count(connection, &metadata, Topic::Goals)?;
+    let is_missing = (0..count).any(|partition| !settled.partitions.contains(&partition));
+    // The id of a member begins with its name.
+    let name = options.member.as_deref().unwrap_or(&connection.client);
+    let turn = settled.members.iter().position(|member| member.starts_with(name));
+    is_missing.then(|| turn.unwrap_or(settled.members.len()))
+}
+
+/// Joins the group as somebody else, and leaves it as soon as it has handed something out.
+fn nudge(options: &MembershipOptions, topic: &str, member: &BaseConsumer<Member>) -> Result<(), LogError> {
+    let passing = Arc::new(Ownership {
+        topic: topic.to_owned(),
+        owned: Mutex::default(),
+        assigned: Mutex::default(),
+        on_change: Mutex::new(Box::new(|_| {})),
+        is_leaving: AtomicBool::new(false),
+    });
+    let nameless = MembershipOptions { member: None, ..options.clone() };
+    let consumer = subscribe(&nameless, &passing)?;
+    let begun = Instant::now();
+    while locked(&passing.assigned).is_empty() && begun.elapsed() < LOOK_MAX {
+        if let Some(Err(error)) = consumer.poll(WAIT) {
+            tracing::debug!(%error, "passing member of the group of nodes");
+        }
+        // It takes part too.
+        drop(member.poll(Duration::ZERO));
+    }
+    Ok(())
 }

@@ -21,6 +21,7 @@
 mod connection;
 mod fetch;
 mod follower;
+mod group;
 mod headers;
 mod lane;
 mod ledger;

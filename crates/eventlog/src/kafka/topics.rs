@@ -31,7 +31,8 @@ pub struct TopicPlan {
     pub partitions: u32,
     /// On how many brokers each partition lies; what the cluster has as default where nothing is said.
     pub replication: Option<u16>,
-    /// For how long records are kept that no newer one replaces: for ever where nothing is said.
+    /// For how long records are kept that no newer one replaces, but for the journal's, from which agents are restored:
+    /// for ever where nothing is said.
     pub retention: Option<Duration>,
     /// The largest append of a lane.
     pub append_bytes_max: ByteCount,
@@ -164,8 +165,8 @@ fn make(connection: &Connection, plan: &TopicPlan, topics: &[Topic]) -> Result<(
     }
     let told = Told::default();
     let admin = admin(connection, &told)?;
-    let retention =
-        plan.retention.map_or_else(|| "-1".to_owned(), |retention| retention.as_millis().to_string());
+    let for_ever = "-1".to_owned();
+    let retention = plan.retention.map_or_else(|| for_ever.clone(), |kept| kept.as_millis().to_string());
     let bytes_max = (plan.append_bytes_max.bytes() + BATCH_OVERHEAD).to_string();
     let names: Vec<String> = topics.iter().map(|topic| connection.topic(*topic)).collect();
     // What the cluster has as default.
@@ -179,10 +180,11 @@ fn make(connection: &Connection, plan: &TopicPlan, topics: &[Topic]) -> Result<(
                 .set("max.message.bytes", &bytes_max)
                 // A lane writes the time of its own order, and finds records by it.
                 .set("message.timestamp.type", "CreateTime");
-            if topic.is_compacted() {
-                new.set("cleanup.policy", "compact")
-            } else {
-                new.set("cleanup.policy", "delete").set("retention.ms", &retention)
+            match topic {
+                topic if topic.is_compacted() => new.set("cleanup.policy", "compact"),
+                // Agents are restored from it.
+                Topic::Agents => new.set("cleanup.policy", "delete").set("retention.ms", &for_ever),
+                _ => new.set("cleanup.policy", "delete").set("retention.ms", &retention),
             }
         })
         .collect();
