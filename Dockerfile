@@ -18,12 +18,12 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY --from=manifests /source .
-RUN cargo build --release --locked --package kintsugi --features kafka
+RUN cargo build --release --locked --package kintsugi
 COPY crates crates
 COPY models models
 # Cargo goes by times, and the stubs are younger than the sources.
 RUN find crates -name '*.rs' -exec touch {} + \
- && cargo build --release --locked --package kintsugi --features kafka \
+ && cargo build --release --locked --package kintsugi \
  && strip --strip-debug target/release/kintsugi
 
 FROM debian:bookworm-slim

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use kintsugi_agent::prompt::{Action, FINISH, decision_text};
 use kintsugi_agent::{KindConfig, Limits, Prices};
 use kintsugi_chaos::FaultPlan;
@@ -20,7 +20,7 @@ use kintsugi_monitor::MonitorSettings;
 use kintsugi_recover::PolicySet;
 use kintsugi_runtime::config::{CommandProbe, EffectProbe};
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{Node, NodeConfig, Population, SharedPolicies, Stages};
+use kintsugi_runtime::{Lanes, Node, NodeConfig, Population, SharedPolicies, Stages};
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
 use kintsugi_types::{
     AgentKind, ByteCount, CompletionRequest, GoalId, RetryPolicy, Role, SystemClock, TenantId, ToolName,
@@ -152,7 +152,7 @@ pub fn parts(folder: &Path, log: Arc<dyn EventLog>, wiring: Wiring) -> Result<No
 /// work at once.
 pub fn parts_with(
     folder: &Path,
-    log: Arc<dyn EventLog>,
+    lanes: impl Into<Lanes>,
     tools: Registry,
     agents: u32,
     answer: impl Fn(&CompletionRequest) -> String + Send + Sync + 'static,
@@ -209,7 +209,7 @@ pub fn parts_with(
             before_decide: wiring.before_decide,
             effect_probe: wiring.effect_probe,
         },
-        log,
+        lanes: lanes.into(),
         tools: Arc::new(tools),
         scheduler: SchedulerConfig {
             slots,
@@ -234,7 +234,8 @@ pub fn work(
     patience: Duration,
     during: &mut dyn FnMut(&Node) -> bool,
 ) -> Result<Audit> {
-    let log = parts.log.clone();
+    let Lanes::Only(log) = &parts.lanes else { bail!("these lanes come and go") };
+    let log = log.clone();
     let node = Node::start(parts)?;
     node.publish(goals)?;
     let begun = Instant::now();

@@ -37,7 +37,7 @@ use kintsugi_runtime::config::CommandProbe;
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_runtime::restore::{rebuild_agent, restore};
 use kintsugi_runtime::store::Store;
-use kintsugi_runtime::{Node, NodeConfig, NodeContext};
+use kintsugi_runtime::{LaneContext, LanePlace, Node, NodeConfig, NodeContext};
 use kintsugi_tests::scripted_node::{Wiring, parts_with};
 use kintsugi_tools::Registry;
 use kintsugi_types::AgentId;
@@ -150,28 +150,32 @@ struct Apart {
 fn apart(folder: &Path, log: Arc<dyn EventLog>) -> Result<Apart> {
     let system = System::new();
     let node = Arc::new(system.block_on(async {
-        let parts = scripted(folder, log, Wiring::default())?;
-        anyhow::Ok(NodeContext::open(parts, Box::new(|_| {}))?)
+        let NodeParts { config, tools, scheduler, backend, clock, .. } =
+            scripted(folder, log.clone(), Wiring::default())?;
+        let engine = (&scheduler, backend);
+        anyhow::Ok(NodeContext::open(config, tools, clock, engine, Box::new(|_| {}))?)
     })?);
-    let restored = restore(&node)?;
+    let store_dir = node.config.store_dir.clone();
+    let (lane, _) = LaneContext::open(node.clone(), LanePlace::ONLY, log, &store_dir, Box::new(|_| {}))?;
+    let restored = restore(&lane)?;
     ensure!(restored.agents.is_empty(), "{} agents are not at rest", restored.agents.len());
     let agents = everyone(&node.config)?;
-    let state_bytes = put_references(&node.store, &agents)?;
+    let state_bytes = put_references(&lane.store, &agents)?;
     let read = timed(&agents, |agent| {
         let begun = Instant::now();
-        let bytes = node.store.stage(agent.as_str())?;
+        let bytes = lane.store.stage(agent.as_str())?;
         let took = begun.elapsed();
         ensure!(bytes.is_some(), "the reference of {agent} is missing");
         Ok(took)
     })?;
     let rebuilt = timed(&agents, |agent| {
         let begun = Instant::now();
-        let state = rebuild_agent(&node, agent, node.kind_of(agent).cloned(), None)?;
+        let state = rebuild_agent(&lane, agent, node.kind_of(agent).cloned(), None)?;
         let took = begun.elapsed();
         ensure!(state.goals_ended == 1, "{agent} came back without its goal");
         Ok(took)
     })?;
-    let started = timed(&agents, |agent| system.block_on(start_actor(&node, agent)))?;
+    let started = timed(&agents, |agent| system.block_on(start_actor(&lane, agent)))?;
     system.block_on(node.scheduler.shutdown());
     let broken = node.invariants.total();
     ensure!(broken == 0, "{broken} invariants were broken");
@@ -194,14 +198,14 @@ fn put_references(store: &Store, agents: &[AgentId]) -> Result<usize> {
 }
 
 /// What the partition does to bring an agent into memory, until its actor has answered what it waits for.
-async fn start_actor(node: &Arc<NodeContext>, agent: &AgentId) -> Result<Duration> {
+async fn start_actor(lane: &Arc<LaneContext>, agent: &AgentId) -> Result<Duration> {
     let begun = Instant::now();
-    let state = rebuild_agent(node, agent, node.kind_of(agent).cloned(), None)?;
-    let config = node.kind(&state.kind).cloned().context("the agent's kind has no configuration")?;
+    let state = rebuild_agent(lane, agent, lane.node.kind_of(agent).cloned(), None)?;
+    let config = lane.node.kind(&state.kind).cloned().context("the agent's kind has no configuration")?;
     let source = format!("/kintsugi/agents/{}", state.kind).into();
     let sequence = state.sequence;
     let (decided, guard) = (Box::new(|_| {}), DeathGuard::new(|| {}));
-    let actor = AgentActor::new(node.clone(), config, source, state, sequence, decided, guard).start();
+    let actor = AgentActor::new(lane.clone(), config, source, state, sequence, decided, guard).start();
     actor.send(Deliver { command: None }).await?;
     let took = begun.elapsed();
     drop(actor);

@@ -12,9 +12,9 @@ use kintsugi_eventlog::{Append, EmbeddedLog, EventLog as _, LogReader as _, NewR
 use kintsugi_events::{
     Envelope, Event, Goal, GoalResult, GoalStatus, HandedCall, Handover, Payload, Subject, Topic,
 };
+use kintsugi_runtime::LanePlace;
 use kintsugi_runtime::Node;
 use kintsugi_runtime::config::CommandProbe;
-use kintsugi_runtime::node::PARTITION;
 use kintsugi_tests::audit::Audit;
 use kintsugi_tests::counting_server::CountingServer;
 use kintsugi_tests::scripted_node::{Wiring, answer, goals, parts_with, prepare, tools};
@@ -109,7 +109,7 @@ fn a_goal_that_is_handed_over_ends_however_large_it_grew_and_whoever_is_there() 
         let source = "/kintsugi/agents/clerk".into();
         let envelope = Envelope::new(&mut SystemIds, source, subject, SystemClock.now());
         let event = Event { envelope, payload: Payload::Goal(Box::new(goal.clone())) };
-        NewRecord::from_event(&event, PARTITION).unwrap()
+        NewRecord::from_event(&event, LanePlace::ONLY.number).unwrap()
     });
     log.append_wait(&Append { records: records.collect(), positions: Vec::new() }).unwrap();
     node.publish(&[]).unwrap();

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use kintsugi_types::ByteCount;
+use kintsugi_types::{ByteCount, EventId};
+
+use crate::log_choice::LogChoice;
 
 /// Keeps thousands of AI agents alive on one machine and mends the ones that break.
 #[derive(Debug, Parser)]
@@ -32,6 +34,12 @@ pub(crate) enum Command {
     /// GGUF files: what they are, and what they need in memory
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Input that could not be taken
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// The topics on a Kafka cluster
+    #[command(subcommand)]
+    Topics(TopicsCommand),
     /// Break an example on purpose, again and again, and tell what became of each fault
     Chaos(ChaosArguments),
     /// What is missing on this machine, and the command that mends it
@@ -99,9 +107,9 @@ pub(crate) struct NodeArguments {
     /// Where the node's data lives; what is unfinished there goes on
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The log: `embedded`
+    /// The log: `embedded`, or a Kafka cluster as `kafka://HOST:PORT,…`
     #[arg(long, value_name = "LOG", default_value = "embedded")]
-    pub(crate) log: String,
+    pub(crate) log: LogChoice,
     /// How much the system may do by itself
     #[arg(long, value_enum)]
     pub(crate) mode: Option<ModeArgument>,
@@ -136,9 +144,8 @@ pub(crate) struct UpArguments {
 /// Which run is looked at.
 #[derive(Debug, Args)]
 pub(crate) struct Where {
-    /// The run's folder; without it the newest run below .kintsugi
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) log: LogArguments,
     /// How it is written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -206,11 +213,10 @@ pub(crate) struct PublishArguments {
     #[arg(default_value = "-")]
     pub(crate) file: PathBuf,
     /// The running node to publish to; its token is taken from `KINTSUGI_HTTP_TOKEN`
-    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data_dir", "log"])]
     pub(crate) url: Option<String>,
-    /// The folder of a node that does not run: goals are written into its log
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) log: LogArguments,
     /// How it is told what was published
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
@@ -280,12 +286,82 @@ pub(crate) struct WatchArguments {
     /// Stop at the newest event
     #[arg(long)]
     pub(crate) until_end: bool,
-    /// The log: `embedded`
+    #[command(flatten)]
+    pub(crate) log: LogArguments,
+}
+
+/// Which log is looked at.
+#[derive(Debug, Args)]
+pub(crate) struct LogArguments {
+    /// The log: `embedded`, or a Kafka cluster as `kafka://HOST:PORT,…`
     #[arg(long, value_name = "LOG", default_value = "embedded")]
-    pub(crate) log: String,
+    pub(crate) log: LogChoice,
+    /// The folder whose `kintsugi.toml` says how the cluster is spoken to
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
     /// The run's folder; without it the newest run below .kintsugi
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// Every dead letter with its source and the reason
+    List(Where),
+    /// One dead letter with the original
+    Show(LettersArguments),
+    /// Publish the goal of a dead letter once more
+    Replay(ReplayArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LettersArguments {
+    /// The letter's id
+    pub(crate) id: EventId,
+    #[command(flatten)]
+    pub(crate) place: Where,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// The letter's id
+    pub(crate) id: EventId,
+    /// The running node to publish to; its token is taken from `KINTSUGI_HTTP_TOKEN`
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    #[command(flatten)]
+    pub(crate) log: LogArguments,
+    /// How it is told what was published
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicsCommand {
+    /// Make the topics that are missing
+    Create(TopicsArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopicsArguments {
+    /// The cluster, as `kafka://HOST:PORT,…`
+    #[arg(long, value_name = "LOG")]
+    pub(crate) log: LogChoice,
+    /// The folder whose `kintsugi.toml` says how the cluster is spoken to
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// How many partitions each topic has, for ever: an agent's partition follows from it
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) partitions: u32,
+    /// On how many brokers each partition lies; the cluster's default where nothing is said
+    #[arg(long, value_name = "N")]
+    pub(crate) replication: Option<u16>,
+    /// For how long records are kept, in hours, but for the journal's; for ever where nothing is said
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) retention_hours: Option<u64>,
+    /// How it is told what was made
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kintsugi_eventlog::{EmbeddedLog, LogError, LogReader as _, Lsn};
+use kintsugi_eventlog::{LogError, LogReader, Lsn};
 use kintsugi_events::Event;
 use tokio::sync::watch;
 use tracing::{error, warn};
@@ -47,7 +47,7 @@ pub(crate) struct Follower {
 
 impl Live {
     /// Begins to follow `log` from its oldest event on.
-    pub(crate) fn follow(log: Arc<EmbeddedLog>) -> Result<(Arc<Self>, Follower), Failure> {
+    pub(crate) fn follow(log: Arc<dyn LogReader>) -> Result<(Arc<Self>, Follower), Failure> {
         let live = Arc::new(Self {
             view: RwLock::new(RunView::keeping(KEEP)),
             healing: HealingMetrics::new(),
@@ -77,7 +77,7 @@ impl Live {
         self.seen.subscribe()
     }
 
-    fn run(&self, log: &EmbeddedLog) {
+    fn run(&self, log: &dyn LogReader) {
         let mut next = self.seen();
         while !self.is_stopping.load(Ordering::Relaxed) {
             match self.take_some(log, next) {
@@ -97,7 +97,7 @@ impl Live {
     }
 
     /// Takes in the next records and returns where to go on.
-    fn take_some(&self, log: &EmbeddedLog, from: Lsn) -> Result<Lsn, LogError> {
+    fn take_some(&self, log: &dyn LogReader, from: Lsn) -> Result<Lsn, LogError> {
         let mut events: Vec<(Event, u64)> = Vec::new();
         let mut records = 0;
         let next = log.replay(from, &mut |record| {

@@ -1,9 +1,12 @@
 //! The `kintsugi` command: settings in, a node or a look at one, a document or lines out.
 
+mod backbone;
 mod chaos;
 mod cli;
 mod client;
+mod cluster;
 mod completions;
+mod dead_letters;
 mod doctor;
 mod documents;
 mod example;
@@ -16,6 +19,7 @@ mod http;
 mod inspect;
 mod kinds;
 mod live;
+mod log_choice;
 mod model;
 mod models;
 mod node_parts;
@@ -45,7 +49,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{AgentsCommand, Cli, Command, GoalsCommand, ModelsCommand};
+use crate::cli::{
+    AgentsCommand, Cli, Command, DeadLettersCommand, GoalsCommand, ModelsCommand, TopicsCommand,
+};
 
 /// Events are made on one thread and dropped on another, which the system's allocator answers with locks.
 #[global_allocator]
@@ -77,6 +83,10 @@ fn command() -> ExitCode {
         Command::Watch(arguments) => inspect::watch::watch(&arguments),
         Command::Models(ModelsCommand::List(arguments)) => models::list(&arguments),
         Command::Models(ModelsCommand::Inspect(arguments)) => models::inspect(&arguments),
+        Command::DeadLetters(DeadLettersCommand::List(place)) => dead_letters::list(&place),
+        Command::DeadLetters(DeadLettersCommand::Show(arguments)) => dead_letters::show(&arguments),
+        Command::DeadLetters(DeadLettersCommand::Replay(arguments)) => dead_letters::replay(&arguments),
+        Command::Topics(TopicsCommand::Create(arguments)) => cluster::topics::create(&arguments),
         Command::Chaos(arguments) => chaos::chaos(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Completions(arguments) => completions::write(&arguments),

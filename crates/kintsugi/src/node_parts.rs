@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kintsugi_chaos::FaultPlan;
-use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
 use kintsugi_monitor::MonitorSettings;
-use kintsugi_runtime::NodeConfig;
 use kintsugi_runtime::node::NodeParts;
+use kintsugi_runtime::{Lanes, NodeConfig};
 use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
 
 use crate::example::Example;
@@ -26,7 +25,7 @@ pub(crate) fn node_parts(
     settings: &Settings,
     example: &Example,
     (store_dir, tenant): (PathBuf, TenantId),
-    log: &Arc<EmbeddedLog>,
+    lanes: Lanes,
     backend: BackendFactory,
     chaos: Option<f64>,
 ) -> NodeParts {
@@ -50,7 +49,7 @@ pub(crate) fn node_parts(
             before_decide: None,
             effect_probe: None,
         },
-        log: log.clone(),
+        lanes,
         tools: example.tools.clone(),
         scheduler: SchedulerConfig {
             slots: settings.node.slots,

@@ -6,47 +6,73 @@ use std::path::Path;
 
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_eventlog::{Append, EmbeddedLog, EventLog as _, LogError, NewRecord};
-use kintsugi_runtime::node::PARTITION;
+use kintsugi_runtime::LanePlace;
 use kintsugi_runtime::publish::{content_of, goal_event};
 use kintsugi_types::{GoalId, SystemClock, TenantId};
 use serde_json::json;
 
-use crate::cli::{Format, PublishArguments};
+use crate::cli::{Format, LogArguments, PublishArguments};
 use crate::client::Client;
+use crate::cluster::ClusterWriter;
 use crate::failure::{Explain, Failure};
 use crate::goal_check::{self, GOAL_BYTES_MAX, Refusal};
+use crate::log_choice::LogChoice;
 use crate::roster::Roster;
 use crate::run_folder::{RunFolder, manifest_of, to_look_at};
 use crate::terminal::line_if_read;
 use crate::view::RunView;
 
 /// What became of a goal.
-struct Published {
-    id: String,
-    is_known: bool,
+pub(crate) struct Published {
+    pub(crate) id: String,
+    pub(crate) is_known: bool,
 }
 
 /// Where goals go.
-enum Target {
+pub(crate) enum Target {
     Node(Client),
     Log(Box<Writer>),
+    Cluster(Box<ClusterWriter>),
+}
+
+impl Target {
+    /// The node at `url`, else the log that is named.
+    pub(crate) fn open(url: Option<&str>, log: &LogArguments) -> Result<Self, Failure> {
+        Ok(match (url, &log.log) {
+            (Some(url), _) => Self::Node(Client::new(url)),
+            (None, LogChoice::Embedded) => Self::Log(Box::new(Writer::open(log.data_dir.as_deref())?)),
+            (None, LogChoice::Kafka(brokers)) => {
+                Self::Cluster(Box::new(ClusterWriter::open(brokers, &log.dir)?))
+            }
+        })
+    }
+
+    /// Publishes one goal; it is durable when this returns.
+    pub(crate) fn publish(&mut self, text: &str) -> Result<Published, Failure> {
+        match self {
+            Self::Node(client) => ask(client, text),
+            Self::Log(writer) => writer.publish(text),
+            Self::Cluster(writer) => writer.publish(text),
+        }
+    }
+
+    /// Lets go of it.
+    pub(crate) fn close(self) -> Result<(), Failure> {
+        match self {
+            Self::Log(writer) => Ok(writer.log.close()?),
+            Self::Node(_) | Self::Cluster(_) => Ok(()),
+        }
+    }
 }
 
 pub(crate) fn publish(arguments: &PublishArguments) -> Result<(), Failure> {
-    let mut target = match &arguments.url {
-        Some(url) => Target::Node(Client::new(url)),
-        None => Target::Log(Box::new(Writer::open(arguments.data_dir.as_deref())?)),
-    };
+    let mut target = Target::open(arguments.url.as_deref(), &arguments.log)?;
     let name = arguments.file.display().to_string();
     let mut lines = Lines::open(&arguments.file)?;
     let (mut published, mut known) = (0_u64, 0_u64);
     let mut is_read = true;
     while let Some((number, text)) = lines.next()? {
-        let outcome = match &mut target {
-            Target::Node(client) => ask(client, &text),
-            Target::Log(writer) => writer.publish(&text),
-        };
-        let goal = outcome.map_err(|failure| Failure {
+        let goal = target.publish(&text).map_err(|failure| Failure {
             message: format!(
                 "{name}:{number}: {}; {published} goals were published before it, which a second try does not \
                  repeat where they have ids",
@@ -60,9 +86,7 @@ pub(crate) fn publish(arguments: &PublishArguments) -> Result<(), Failure> {
             is_read = line_if_read(&json!({"id": goal.id, "is_known": goal.is_known}).to_string())?;
         }
     }
-    if let Target::Log(writer) = target {
-        writer.log.close()?;
-    }
+    target.close()?;
     if arguments.format == Format::Text {
         line_if_read(&format!("{published} goals published, {known} were known"))?;
     }
@@ -84,7 +108,7 @@ fn ask(client: &Client, text: &str) -> Result<Published, Failure> {
 }
 
 /// The log of a node that does not run.
-struct Writer {
+pub(crate) struct Writer {
     log: EmbeddedLog,
     /// The content of every goal that is in it.
     known: HashMap<GoalId, u64>,
@@ -148,7 +172,7 @@ impl Writer {
             }
         }
         let event = goal_event(&goal, &SystemClock).map_err(Failure::usage)?;
-        let records = vec![NewRecord::from_event(&event, PARTITION)?];
+        let records = vec![NewRecord::from_event(&event, LanePlace::ONLY.number)?];
         self.log.append_wait(&Append { records, positions: Vec::new() })?;
         let id = event.envelope.goal.ok_or_else(|| Failure::job("a published goal has no id"))?;
         self.known.insert(id.clone(), content);

@@ -82,6 +82,18 @@ pub(crate) fn resolve(
     Ok(resolved)
 }
 
+/// The settings of whoever looks at a cluster: those of the node in `dir`, where there is one.
+pub(crate) fn of_cluster(dir: &Path) -> Result<Settings, Failure> {
+    let (mut table, _) = read_file(&dir.join("kintsugi.toml"))?;
+    variables::take(&mut table, dir)?;
+    let resolved = Resolved {
+        settings: table.try_into().map_err(|error| explain(&dir.join("kintsugi.toml"), &error))?,
+        origins: BTreeMap::new(),
+    };
+    resolved.settings.check(|unfit| resolved.refuse(unfit))?;
+    Ok(resolved.settings)
+}
+
 impl Resolved {
     /// Where `key` was set; nothing where it is the default.
     pub(crate) fn place(&self, key: &str) -> Option<String> {

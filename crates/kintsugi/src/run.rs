@@ -9,8 +9,8 @@ use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::SchedulerStats;
-use kintsugi_runtime::Node;
 use kintsugi_runtime::node::NodeParts;
+use kintsugi_runtime::{Lanes, Node};
 use kintsugi_types::TenantId;
 
 use crate::cli::RunArguments;
@@ -75,7 +75,9 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
         .map(|(goal, index)| Goal { tenant: tenant.clone(), index: Some(index), ..goal.clone() })
         .collect();
     let begun = Instant::now();
-    let parts = node_parts(settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
+    let lanes = Lanes::Only(log.clone());
+    let parts =
+        node_parts(settings, &example, (folder.store(), tenant), lanes, backend, arguments.node.chaos);
     let outcome = work(arguments, parts, &goals, &log, &mut example)?;
     draw_residency(&folder, &outcome)?;
     let view = RunView::read(log.as_ref())?;

@@ -7,6 +7,7 @@ use kintsugi_types::{Clock, RunId, SystemClock, SystemIds, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Explain, Failure};
+use crate::log_choice::LogChoice;
 use crate::roster::Roster;
 
 /// Where runs live without `--data-dir`, beside the current directory.
@@ -130,13 +131,14 @@ impl RunFolder {
     }
 }
 
-/// There is one kind of log so far.
-pub(crate) fn only_embedded(log: &str) -> Result<(), Failure> {
-    if log == "embedded" {
+/// A run has a log of its own.
+pub(crate) fn only_embedded(log: &LogChoice) -> Result<(), Failure> {
+    if *log == LogChoice::Embedded {
         return Ok(());
     }
     Err(Failure::usage(format_args!(
-        "--log {log}: this version has the embedded log only; leave the flag out"
+        "--log {log}: a run has a log of its own, so leave the flag out; `kintsugi up --log {log}` works on a cluster, \
+         and `kintsugi goals publish --log {log}` gives it goals"
     )))
 }
 

@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) stages: StageSettings,
     pub(crate) prices: Prices,
     pub(crate) http: HttpSettings,
+    pub(crate) kafka: KafkaSettings,
 }
 
 /// The node itself.
@@ -152,6 +153,131 @@ impl Default for HttpSettings {
     }
 }
 
+/// How a cluster is spoken to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Security {
+    /// Neither encrypted nor authenticated.
+    #[default]
+    Plaintext,
+    /// TLS.
+    Ssl,
+    /// With a user, not encrypted.
+    SaslPlaintext,
+    /// With a user, over TLS.
+    SaslSsl,
+}
+
+impl Security {
+    /// Whether a user is named.
+    pub(crate) const fn has_sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+
+    /// Whether it is encrypted.
+    pub(crate) const fn has_tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+
+    /// Its name in settings, which is Kafka's own.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Ssl => "ssl",
+            Self::SaslPlaintext => "sasl_plaintext",
+            Self::SaslSsl => "sasl_ssl",
+        }
+    }
+}
+
+/// How a user proves who it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SaslMechanism {
+    /// The password itself: over TLS only.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// RFC 5802 with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// RFC 5802 with SHA-512.
+    #[default]
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    /// Its name in settings, which is Kafka's own.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// A Kafka cluster, where `--log` names one. Files are relative to the folder of `kintsugi.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KafkaSettings {
+    /// What the topics' names begin with, before the dot.
+    pub(crate) prefix: String,
+    /// The node's name among the nodes: one that comes back under its name soon enough finds its lanes where it left
+    /// them. Without one it is the data folder's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<String>,
+    /// After so long without a sign of life a node's lanes go to others.
+    pub(crate) session_timeout_ms: u64,
+    /// How the cluster is spoken to.
+    pub(crate) security: Security,
+    /// How the user proves who it is.
+    pub(crate) sasl_mechanism: SaslMechanism,
+    /// The user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) username: Option<String>,
+    /// A file that holds the user's password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Certificates of those who vouch for the brokers, PEM; those of the system where none is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The client's certificate, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_file: Option<PathBuf>,
+    /// The key of the client's certificate, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// A file that holds the password of that key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key_password_file: Option<PathBuf>,
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        Self {
+            prefix: "kintsugi".to_owned(),
+            node: None,
+            session_timeout_ms: 30_000,
+            security: Security::default(),
+            sasl_mechanism: SaslMechanism::default(),
+            username: None,
+            password_file: None,
+            ca_file: None,
+            certificate_file: None,
+            key_file: None,
+            key_password_file: None,
+        }
+    }
+}
+
+impl KafkaSettings {
+    /// Whether Kafka takes the prefix as the beginning of a topic's name.
+    fn has_fit_prefix(&self) -> bool {
+        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !self.prefix.is_empty() && self.prefix.len() <= 200 && self.prefix.bytes().all(is_fit)
+    }
+}
+
 /// A value that no node can run with.
 pub(crate) struct Unfit<'a> {
     /// Its key, `section.key`.
@@ -203,10 +329,10 @@ fn monitor_facts(monitor: &MonitorSettings) -> impl Iterator<Item = Fact> {
 impl Settings {
     /// Finds a value that no node can run with, before it costs a run, and hands it to `refuse`.
     pub(crate) fn check<E>(&self, refuse: impl FnOnce(&Unfit<'_>) -> E) -> Result<(), E> {
-        let Self { node, model, healing, stages: _, prices, http } = self;
+        let Self { node, model, healing, stages: _, prices, http, kafka } = self;
         let thresholds = healing.thresholds;
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
-        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 12] = [
+        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 14] = [
             (node.slots > 0, "node.slots", &node.slots, "at least 1"),
             (node.tool_threads > 0, "node.tool_threads", &node.tool_threads, "at least 1"),
             (node.tool_ms_max > 0, "node.tool_ms_max", &node.tool_ms_max, "at least 1"),
@@ -244,6 +370,19 @@ impl Settings {
             ),
             (http.open_goals_max > 0, "http.open_goals_max", &http.open_goals_max, "at least 1"),
             (http.streams_max > 0, "http.streams_max", &http.streams_max, "at least 1"),
+            (
+                kafka.has_fit_prefix(),
+                "kafka.prefix",
+                &kafka.prefix,
+                "1 to 200 letters, digits, dots, dashes and underscores",
+            ),
+            (
+                // What a broker takes unless it is told otherwise.
+                (6_000..=1_800_000).contains(&kafka.session_timeout_ms),
+                "kafka.session_timeout_ms",
+                &kafka.session_timeout_ms,
+                "between 6000 and 1800000",
+            ),
         ];
         if let Some((key, value, _, must)) = monitor_facts(&healing.monitor).find(|(_, _, holds, _)| !holds) {
             return Err(refuse(&Unfit { key, value: &value, must, beside: key }));

@@ -6,23 +6,24 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use actix_web::web;
-use kintsugi_eventlog::embedded::Options;
-use kintsugi_eventlog::{EmbeddedLog, LogReader as _};
+use kintsugi_eventlog::LogReader;
+use kintsugi_eventlog::kafka::Membership;
 use kintsugi_runtime::Node;
 use kintsugi_types::{Clock as _, SystemClock, TenantId};
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 
+use crate::backbone::{Backbone, Standing};
 use crate::cli::{Format, UpArguments};
 use crate::example::{self, Example};
 use crate::failure::{Explain as _, Failure, FailureKind, when_full};
 use crate::http::{self, Access, Api, Intake, Server};
-use crate::live::{Follower, Live};
+use crate::live::Live;
 use crate::model;
 use crate::node_parts::node_parts;
 use crate::policies::PolicyFolder;
 use crate::resolved;
-use crate::run_folder::{RunFolder, find_or_begin_node, only_embedded};
+use crate::run_folder::{RunFolder, find_or_begin_node};
 use crate::settings::Settings;
 use crate::settings_shown;
 use crate::signals::{Ending, Signals};
@@ -32,7 +33,6 @@ use crate::terminal;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
-    only_embedded(&arguments.node.log)?;
     let dir = arguments.dir.as_path();
     let name = example::name_of(dir)?;
     let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &arguments.node, arguments.listen.as_ref())?;
@@ -49,7 +49,8 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
     let signals = Signals::listen()?;
     let folder = find_or_begin_node(arguments.node.data_dir.as_deref(), &name, settings.node.seed)?;
     // Its lock keeps every other process out of the folder from here on.
-    let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
+    let backbone = Arc::new(Backbone::open(&arguments.node.log, &resolved, dir, &folder)?);
+    let log = backbone.reader();
     // Dropped before the log: what a refused start takes away, it takes away under the lock.
     let mut folder = folder;
     folder.check_unchanged()?;
@@ -60,19 +61,23 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
     // Its memory is the engine's that works.
     drop(probe);
     let tenant = TenantId::default();
-    let api = web::Data::new(api(&log, &live, access, settings, &example, &tenant));
+    let api = web::Data::new(api(&backbone, &live, access, settings, &example, &tenant));
     // From here on probes are answered; goals are taken when the node has come back to where it was.
     let server = Server::start(listener, api.clone())?;
     wait_for_view(&live, log.as_ref());
     agree_on_config(&mut folder, &example, &live)?;
-    let parts = node_parts(settings, &example, (folder.store(), tenant), &log, backend, arguments.node.chaos);
+    let lanes = backbone.lanes();
+    let parts =
+        node_parts(settings, &example, (folder.store(), tenant), lanes, backend, arguments.node.chaos);
     let node = Node::start(parts).outside(|| format!("start the node in {}", folder.path.display()))?;
     let node = Arc::new(node);
+    let membership = backbone.join(&node)?;
     // It was empty: there is one node.
     let _ = api.node.set(node.clone());
     announce(arguments, &folder, &example, &address)?;
-    let ending = serve(&node, &server, &signals, &mut example.policies, arguments.node.quiet);
-    stop(server, api, follower, node);
+    let ending = serve(&node, &backbone, &server, &signals, &mut example.policies, arguments.node.quiet);
+    stop(server, api, membership, node);
+    drop(follower);
     let open = live.view().open_goals();
     let last_words = format!("stopped with {open} goals open; the same command goes on");
     match ending? {
@@ -85,7 +90,7 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
 }
 
 fn api(
-    log: &Arc<EmbeddedLog>,
+    backbone: &Arc<Backbone>,
     live: &Arc<Live>,
     access: Access,
     settings: &Settings,
@@ -93,7 +98,8 @@ fn api(
     tenant: &TenantId,
 ) -> Api {
     Api {
-        log: log.clone(),
+        log: backbone.reader(),
+        backbone: backbone.clone(),
         live: live.clone(),
         node: OnceLock::new(),
         access,
@@ -109,7 +115,7 @@ fn api(
 }
 
 /// Waits until the view holds what the log held when it was opened.
-fn wait_for_view(live: &Live, log: &EmbeddedLog) {
+fn wait_for_view(live: &Live, log: &dyn LogReader) {
     let end = log.end_lsn();
     while live.seen() < end {
         std::thread::park_timeout(Duration::from_millis(5));
@@ -162,11 +168,13 @@ fn announce(
 /// Looks after the node until it shall end.
 fn serve(
     node: &Node,
+    backbone: &Backbone,
     server: &Server,
     signals: &Signals,
     policies: &mut PolicyFolder,
     is_quiet: bool,
 ) -> Result<Ending, Failure> {
+    let mut is_away = false;
     loop {
         let status = node.status();
         for line in &status.seam_lines {
@@ -187,6 +195,12 @@ fn serve(
                 message: "the HTTP server ended by itself, see the log; the same command goes on".to_owned(),
             });
         }
+        if let Standing::Kafka { away } = backbone.standing()
+            && away.is_some() != is_away
+        {
+            is_away = away.is_some();
+            say(is_quiet, &away.map_or_else(|| "Kafka answers again".to_owned(), |away| away.to_string()));
+        }
         if let Some(said) = policies.follow(Instant::now()) {
             terminal::say(&said);
         }
@@ -197,14 +211,17 @@ fn serve(
     }
 }
 
-/// First the requests end, then the node, then what follows the log: nothing meets what is gone.
-fn stop(server: Server, api: web::Data<Api>, follower: Follower, node: Arc<Node>) {
+/// First the requests end, then the node: nothing meets what is gone.
+fn stop(server: Server, api: web::Data<Api>, membership: Option<Membership>, node: Arc<Node>) {
     drop(server);
     drop(api);
+    // Its lanes go to others at once.
+    if let Some(membership) = membership {
+        membership.leave();
+    }
     if let Some(node) = Arc::into_inner(node) {
         node.stop();
     }
-    drop(follower);
 }
 
 fn say(is_quiet: bool, line: &str) {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
+use crate::cluster::security::PASSWORD_VARIABLE;
 use crate::example::sorted_files;
 use crate::failure::{Explain, Failure};
 use crate::hint;
@@ -14,6 +15,9 @@ use crate::telemetry::LOG_VARIABLE;
 
 /// With this begin all variables that are ours.
 const PREFIX: &str = "KINTSUGI_";
+
+/// Variables with our prefix that are no settings: what they hold is a secret, or is read before settings are.
+const OTHERS: [&str; 3] = [LOG_VARIABLE, TOKEN_VARIABLE, PASSWORD_VARIABLE];
 
 /// The variable that sets `key`.
 pub(crate) fn name_of(key: &str) -> String {
@@ -31,7 +35,7 @@ pub(crate) fn take(table: &mut Table, dir: &Path) -> Result<Vec<(String, String)
         if name.contains("__") {
             let key = overlay(table, name, &value.to_string_lossy())?;
             taken.push((name.to_owned(), key));
-        } else if name != LOG_VARIABLE && name != TOKEN_VARIABLE && !is_secret(name, dir)? {
+        } else if !OTHERS.contains(&name) && !is_secret(name, dir)? {
             return Err(refuse(name));
         }
     }
@@ -41,7 +45,8 @@ pub(crate) fn take(table: &mut Table, dir: &Path) -> Result<Vec<(String, String)
 fn refuse(name: &str) -> Failure {
     let defaults = Table::try_from(Settings::default()).unwrap_or_default();
     let mut known: Vec<String> = leaves(&defaults).keys().map(|key| name_of(key)).collect();
-    known.extend([name_of("http.token_file"), LOG_VARIABLE.to_owned(), TOKEN_VARIABLE.to_owned()]);
+    known.push(name_of("http.token_file"));
+    known.extend(OTHERS.map(str::to_owned));
     let hint = hint::did_you_mean(name, known.iter().map(String::as_str));
     Failure::usage(format_args!(
         "environment variable {name} is no setting and nothing else{hint}; `kintsugi up --print-config` shows every \

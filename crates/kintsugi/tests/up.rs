@@ -6,6 +6,8 @@
 mod access;
 #[path = "up/answers.rs"]
 mod answers;
+#[path = "up/cluster.rs"]
+mod cluster;
 #[path = "up/commands.rs"]
 mod commands;
 mod common;

@@ -12,7 +12,7 @@ use kintsugi_events::{Event, Goal, HealthState, Snapshot};
 use kintsugi_types::{AgentId, Message as ChatMessage, SystemIds, Timestamp};
 use serde_json::value::RawValue;
 
-use crate::context::NodeContext;
+use crate::lane_context::LaneContext;
 
 /// Journal events between two snapshots of an agent that does not come to rest.
 pub const SNAPSHOT_EVERY: u64 = 64;
@@ -181,7 +181,7 @@ pub type DecidedSink = Box<dyn Fn(Decided) + Send>;
 
 /// The actor of one active agent.
 pub struct AgentActor {
-    node: Arc<NodeContext>,
+    lane: Arc<LaneContext>,
     config: Arc<KindConfig>,
     source: Arc<str>,
     system: ChatMessage,
@@ -201,7 +201,7 @@ impl std::fmt::Debug for AgentActor {
 impl AgentActor {
     /// An actor for an agent whose state was restored. `snapshot_sequence` is that of its newest snapshot.
     pub fn new(
-        node: Arc<NodeContext>,
+        lane: Arc<LaneContext>,
         config: Arc<KindConfig>,
         source: Arc<str>,
         state: AgentState,
@@ -210,7 +210,7 @@ impl AgentActor {
         guard: DeathGuard,
     ) -> Self {
         let system = system_message(&config.instructions, &config.tools);
-        Self { node, config, source, system, state, next: None, snapshot_sequence, decided, _guard: guard }
+        Self { lane, config, source, system, state, next: None, snapshot_sequence, decided, _guard: guard }
     }
 
     fn agent(&self) -> &AgentId {
@@ -273,11 +273,11 @@ impl Handler<Deliver> for AgentActor {
             });
             return;
         };
-        if let Some(probe) = &self.node.config.before_decide {
+        if let Some(probe) = &self.lane.node.config.before_decide {
             (probe.0)(self.agent(), &command);
         }
         let context = DecideContext {
-            now: self.node.clock.now(),
+            now: self.lane.node.clock.now(),
             ids: &mut SystemIds,
             config: &self.config,
             source: self.source.clone(),

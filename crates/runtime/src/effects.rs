@@ -4,11 +4,13 @@
 //! no outcome is lost with an actor.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use actix::Addr;
 use kintsugi_agent::{AgentState, Command, Effect};
 use kintsugi_types::{AgentId, ToolName};
+use tokio::task::AbortHandle;
 
 use crate::partition::{EffectEnded, Partition};
 
@@ -45,6 +47,7 @@ pub(crate) enum Known {
 struct Begun {
     wish: Effect,
     outcome: Option<EffectOutcome>,
+    task: AbortHandle,
 }
 
 #[derive(Debug, Default)]
@@ -92,9 +95,26 @@ impl RunningEffects {
         }
     }
 
-    /// Notes that `wish` runs.
-    pub(crate) fn begin(&self, agent: &AgentId, wish: Effect) {
-        self.inner().begun.insert(agent.clone(), Begun { wish, outcome: None });
+    /// Begins `wish`: `work` has to [end](Self::end) it.
+    pub(crate) fn begin(&self, agent: &AgentId, wish: Effect, work: impl Future<Output = ()> + 'static) {
+        let task = actix::spawn(work).abort_handle();
+        self.inner().begun.insert(agent.clone(), Begun { wish, outcome: None, task });
+    }
+
+    /// Whether a tool is at work.
+    pub(crate) fn is_tool_at_work(&self) -> bool {
+        let begun = &self.inner().begun;
+        begun.values().any(|begun| begun.outcome.is_none() && matches!(begun.wish, Effect::Call(_)))
+    }
+
+    /// Lets go of all that runs: whoever has the lane next begins it again. Leases are given back; a tool that is at
+    /// work ends by itself, and nobody hears of it.
+    pub(crate) fn abandon(&self) {
+        let mut inner = self.inner();
+        inner.partition = None;
+        for (_, begun) in inner.begun.drain() {
+            begun.task.abort();
+        }
     }
 
     /// Notes what came of `wish`, and tells the partition of now.

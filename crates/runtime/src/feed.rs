@@ -1,7 +1,7 @@
 //! Committed events on their way, in memory, to the actors that want their topics.
 //!
-//! The feed is a short cut, not the truth: an actor that misses a batch sees the gap in the offsets and reads the
-//! log. So the feed may drop what a slow actor has no room for, and that bounds it.
+//! The feed is a short cut, not the truth: an actor that misses a batch sees that it has not come as far as what the
+//! next event follows, and reads the log. So the feed may drop what a slow actor has no room for, and that bounds it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,17 +18,40 @@ pub const BATCHES_MAX: usize = 4_096;
 #[rtype(result = "()")]
 pub struct FeedBatch {
     events: Arc<[Event]>,
-    offsets: Arc<[u64]>,
+    places: Arc<Places>,
     _ticket: FeedTicket,
 }
 
+/// Where the events of a batch became durable, as in [`Committed`].
+#[derive(Debug)]
+struct Places {
+    offsets: Vec<u64>,
+    follows: Vec<u64>,
+}
+
+/// One event of a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Fed<'a> {
+    /// Its topic.
+    pub topic: Topic,
+    /// Its offset there.
+    pub offset: u64,
+    /// Whoever has taken in everything below this offset has missed nothing before the event.
+    pub follows: u64,
+    /// The event.
+    pub event: &'a Event,
+}
+
 impl FeedBatch {
-    /// The events in order, each with its topic and its offset there.
-    pub fn committed(&self) -> impl Iterator<Item = (Topic, u64, &Event)> {
-        self.events
-            .iter()
-            .zip(self.offsets.iter())
-            .map(|(event, offset)| (event.payload.topic(), *offset, event))
+    /// The events in order.
+    pub fn committed(&self) -> impl Iterator<Item = Fed<'_>> {
+        let places = self.places.offsets.iter().zip(&self.places.follows);
+        self.events.iter().zip(places).map(|(event, (offset, follows))| Fed {
+            topic: event.payload.topic(),
+            offset: *offset,
+            follows: *follows,
+            event,
+        })
     }
 }
 
@@ -71,9 +94,14 @@ impl Feed {
         subscribers.push(Subscriber { name, topics, recipient, waiting: Arc::default() });
     }
 
+    /// Forgets all subscribers: their lane is closed.
+    pub(crate) fn clear(&self) {
+        self.subscribers.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Hands out what an append committed. `events` are those of its records, in the same order.
     pub fn publish(&self, events: &Arc<[Event]>, committed: &Committed) {
-        let mut offsets: Option<Arc<[u64]>> = None;
+        let mut places: Option<Arc<Places>> = None;
         let subscribers = self.subscribers.read().unwrap_or_else(PoisonError::into_inner);
         for subscriber in subscribers.iter() {
             if !events.iter().any(|event| subscriber.topics.contains(&event.payload.topic())) {
@@ -83,9 +111,15 @@ impl Feed {
                 continue;
             }
             subscriber.waiting.fetch_add(1, Ordering::Relaxed);
-            let offsets = offsets.get_or_insert_with(|| committed.offsets.as_slice().into()).clone();
+            let places = places.get_or_insert_with(|| {
+                Arc::new(Places { offsets: committed.offsets.clone(), follows: committed.follows.clone() })
+            });
             let ticket = FeedTicket { waiting: subscriber.waiting.clone() };
-            subscriber.recipient.do_send(FeedBatch { events: events.clone(), offsets, _ticket: ticket });
+            subscriber.recipient.do_send(FeedBatch {
+                events: events.clone(),
+                places: places.clone(),
+                _ticket: ticket,
+            });
         }
     }
 }

@@ -1,39 +1,31 @@
-//! A node: its own thread with an actix system, everything restored, running, and supervised.
+//! A node: its own thread with an actix system, its lanes, and what they share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use actix::prelude::*;
-use kintsugi_eventlog::{Append, Committed, EventLog, LogError, NewRecord};
+use kintsugi_eventlog::{Append, Committed, LogError, NewRecord};
 use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::{
     BackendFactory, EngineReport, Residence, SchedulerConfig, SchedulerStats, StartError,
 };
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, Clock, GoalId, Invariants, TenantId};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
-use crate::agent_actor::DeathGuard;
 use crate::config::NodeConfig;
 use crate::context::NodeContext;
-use crate::partition::{EngineNews, Partition, ResumeAgent};
-use crate::publish::{PublishError, goal_event};
-use crate::restore::{RestoreError, Restored, restore};
-use crate::stage::{Stage, StageActor};
-use crate::stages::{DiagnoseStage, MonitorStage, RecoverStage};
+use crate::lane::{Break, Forward, LaneSupervisor};
+use crate::lanes::OpenLanes;
+use crate::partition::{EngineNews, GoalsArrived, ResumeAgent};
+use crate::publish::{PublishError, goal_event, goal_key};
+use crate::restore::RestoreError;
 use crate::status::StatusSnapshot;
 use crate::store::StoreError;
 
-/// The one partition of the embedded log.
-pub const PARTITION: u32 = 0;
-
-/// How often one part of the node may die within [`DEATHS_WINDOW_S`] before the node gives up.
-const DEATHS_MAX: usize = 20;
-
-/// See [`DEATHS_MAX`], in seconds.
-const DEATHS_WINDOW_S: i64 = 60;
+pub use crate::lane::Part;
+pub use crate::lanes::{Lanes, OpenLane};
 
 /// Why a node does not start, or stops.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +42,9 @@ pub enum NodeError {
     /// The system gives no thread.
     #[error("start thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// The log of a lane cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Its thread ended before it was up.
     #[error("the node's thread ended while it started")]
     Died,
@@ -60,7 +55,7 @@ pub struct NodeParts {
     /// Settings.
     pub config: NodeConfig,
     /// The log.
-    pub log: Arc<dyn EventLog>,
+    pub lanes: Lanes,
     /// The tools.
     pub tools: Arc<Registry>,
     /// Settings of the scheduler.
@@ -81,13 +76,13 @@ impl std::fmt::Debug for NodeParts {
 #[derive(Debug)]
 pub struct Node {
     context: Arc<NodeContext>,
-    root: Addr<Root>,
+    lanes: Arc<OpenLanes>,
     system: System,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Node {
-    /// Starts a node and returns when everything is restored and running.
+    /// Starts a node and returns when everything is restored and running. One on a shared log has no lanes yet.
     pub fn start(parts: NodeParts) -> Result<Self, NodeError> {
         let (told, outcome) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("kintsugi-node".to_owned()).spawn(move || {
@@ -106,15 +101,38 @@ impl Node {
             system.block_on(async {
                 let started = start_inside(parts);
                 // Whoever started the node waits for this.
-                let _ = told.send(started.map(|(context, root)| (context, root, System::current())));
+                let _ = told.send(started.map(|(context, lanes)| (context, lanes, System::current())));
             });
             if let Err(failure) = system.run() {
                 // Only a number; the reason stands in the status.
                 debug!(%failure, "node stopped");
             }
         })?;
-        let (context, root, system) = outcome.recv().map_err(|_| NodeError::Died)??;
-        Ok(Self { context, root, system, thread: Some(thread) })
+        let (context, lanes, system) = outcome.recv().map_err(|_| NodeError::Died)??;
+        Ok(Self { context, lanes, system, thread: Some(thread) })
+    }
+
+    /// Opens these lanes of a shared log, each on a thread of its own, and keeps them open until they are lost: one
+    /// whose log fails is closed and opened anew. The cache of each lies in the node's, under its number.
+    pub fn gain_lanes(&self, numbers: &[u32]) {
+        self.lanes.gain(numbers);
+    }
+
+    /// Closes these lanes, and returns when nothing works on them any more: only then may somebody else have them.
+    /// Tools that are at work may end before, within ten seconds, so that their outcomes are known to whoever has the
+    /// lane next.
+    pub fn lose_lanes(&self, numbers: &[u32]) {
+        self.lanes.lose(numbers);
+    }
+
+    /// The numbers of the lanes that are open.
+    pub fn lanes(&self) -> Vec<u32> {
+        self.lanes.numbers()
+    }
+
+    /// Whether the node has lanes, and all that are to be open are.
+    pub fn has_lanes_open(&self) -> bool {
+        self.lanes.are_open()
     }
 
     /// Appends goals and returns when they are durable: from here on each of them ends exactly once.
@@ -122,22 +140,31 @@ impl Node {
         let mut records = Vec::with_capacity(goals.len());
         for goal in goals {
             let event = goal_event(goal, self.context.clock.as_ref())?;
-            records.push(NewRecord::from_event(&event, PARTITION)?);
+            let partition = self.lanes.partition_of(&event.envelope.subject.to_string());
+            records.push(NewRecord::from_event(&event, partition)?);
         }
-        let committed = self.context.log.append_wait(&Append { records, positions: Vec::new() })?;
-        self.root.do_send(Nudge);
+        // Any lane takes goals for all.
+        let lanes = self.lanes.numbers();
+        let lane = lanes.first().and_then(|number| self.lanes.lane(*number)).ok_or(PublishError::NoLane)?;
+        let committed = lane.log.append_wait(&Append { records, positions: Vec::new() })?;
+        for supervisor in lanes.into_iter().filter_map(|number| self.lanes.supervisor(number)) {
+            supervisor.do_send(Forward(GoalsArrived));
+        }
         Ok(committed)
     }
 
     /// The content that was taken under this id, see [`content_of`](crate::publish::content_of); `agent` is the one
-    /// that the goal named. Reads the cache, so it lags behind the log.
+    /// that the goal named. Reads the cache, so it lags behind the log, and knows the goals of this node's lanes only.
     pub fn known_goal(
         &self,
         tenant: &TenantId,
         agent: Option<&AgentId>,
         id: &GoalId,
     ) -> Result<Option<u64>, StoreError> {
-        Ok(self.context.store.goal(tenant, agent, id)?.map(|known| known.content))
+        let Ok(key) = goal_key(tenant, agent, id) else { return Ok(None) };
+        let lane = self.lanes.lane(self.lanes.partition_of(key.as_str()));
+        let Some(lane) = lane else { return Ok(None) };
+        Ok(lane.store.goal(tenant, agent, id)?.map(|known| known.content))
     }
 
     /// What is going on.
@@ -160,14 +187,21 @@ impl Node {
         &self.context.invariants
     }
 
-    /// Brings an agent back that needed a person.
-    pub fn resume_agent(&self, agent: AgentId, by: String) {
-        self.root.do_send(Forward(ResumeAgent { agent, by }));
+    /// Brings an agent back that needed a person. Returns whether it lives in this node.
+    pub fn resume_agent(&self, agent: AgentId, by: String) -> bool {
+        let lane = self.lanes.supervisor(self.lanes.partition_of(agent.as_str()));
+        lane.map(|lane| lane.do_send(Forward(ResumeAgent { agent, by }))).is_some()
     }
 
-    /// Makes a part of the node panic, as a bug would; for tests of its supervision.
+    /// Makes a part of the node's first lane panic, as a bug would; for tests of its supervision.
     pub fn break_part(&self, part: Part) {
-        self.root.do_send(Break(part));
+        if let Some(lane) = self.first_lane() {
+            lane.do_send(Break(part));
+        }
+    }
+
+    fn first_lane(&self) -> Option<Addr<LaneSupervisor>> {
+        self.lanes.numbers().first().and_then(|number| self.lanes.supervisor(*number))
     }
 
     /// Stops the node. What is in the log is safe; what was under way goes on at the next start.
@@ -176,17 +210,26 @@ impl Node {
     }
 
     fn stop_and_join(&mut self) {
-        self.root.do_send(StopAll);
+        let only = self.lanes.end();
+        if let Some(lane) = &only {
+            lane.stop();
+        }
+        let scheduler = self.context.scheduler.clone();
+        self.system.arbiter().spawn(async move {
+            scheduler.shutdown().await;
+            info!("node stopped");
+            System::current().stop();
+        });
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing more to tell.
             let _ = thread.join();
-            // What was queued last holds the node's cache open until it is told of its commit.
-            // Why a log takes no more appends has been told.
-            if let Err(failure) = self.context.log.flush()
-                && !matches!(failure, LogError::Poisoned { .. })
-            {
-                error!(%failure, "flush log");
-            }
+        }
+        // What was queued last holds the lane's cache open until it is told of its commit.
+        // Why a log takes no more appends has been told.
+        if let Some(Err(failure)) = only.map(|lane| lane.log.flush())
+            && !matches!(failure, LogError::Poisoned { .. })
+        {
+            error!(%failure, "flush log");
         }
     }
 
@@ -205,217 +248,29 @@ impl Drop for Node {
     }
 }
 
-fn start_inside(parts: NodeParts) -> Result<(Arc<NodeContext>, Addr<Root>), NodeError> {
+fn start_inside(parts: NodeParts) -> Result<(Arc<NodeContext>, Arc<OpenLanes>), NodeError> {
+    let NodeParts { config, lanes, tools, scheduler, backend, clock } = parts;
     let (reports, engine_reports) = tokio::sync::mpsc::unbounded_channel();
     let on_fault = Box::new(move |report| {
         // Faults are rare and rebuilds limited; a node that is gone hears nothing.
         let _ = reports.send(report);
     });
-    let context = Arc::new(NodeContext::open(parts, on_fault)?);
-    let restored = restore(&context)?;
-    context.effects.lose(&restored.agents);
-    let root = Root::new(context.clone(), restored).start();
-    hear_engine(engine_reports, root.clone());
-    Ok((context, root))
+    let context = Arc::new(NodeContext::open(config, tools, clock, (&scheduler, backend), on_fault)?);
+    let lanes = OpenLanes::start(context.clone(), lanes)?;
+    hear_engine(engine_reports, lanes.clone());
+    Ok((context, lanes))
 }
 
-/// Hands what the engine reports on to the partition, which makes events of it.
-fn hear_engine(mut reports: tokio::sync::mpsc::UnboundedReceiver<EngineReport>, root: Addr<Root>) {
+/// Hands what the engine reports on to the first lane, whose partition makes events of it.
+fn hear_engine(mut reports: tokio::sync::mpsc::UnboundedReceiver<EngineReport>, lanes: Arc<OpenLanes>) {
     actix::spawn(async move {
         while let Some(report) = reports.recv().await {
-            root.do_send(Forward(EngineNews(report)));
+            let first = lanes.numbers().first().and_then(|number| lanes.supervisor(*number));
+            if let Some(lane) = first {
+                lane.do_send(Forward(EngineNews(report)));
+            } else {
+                warn!(?report, "the engine reports, and the node has no lane to tell it in");
+            }
         }
     });
-}
-
-/// A part of a node that is supervised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// The partition.
-    Partition,
-    /// The monitor.
-    Monitor,
-    /// The diagnoser.
-    Diagnose,
-    /// The recoverer.
-    Recover,
-}
-
-/// A part died.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct PartDied(Part);
-
-/// There are new goals.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Nudge;
-
-/// Make a part panic.
-#[derive(Message, Clone, Copy)]
-#[rtype(result = "()")]
-pub(crate) struct Break(pub(crate) Part);
-
-/// Stop everything, in order.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct StopAll;
-
-/// Something for the partition, whichever it is now.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Forward<M: Message<Result = ()> + Send>(M);
-
-/// Supervises the partition and the stages: what dies is started again from the log.
-struct Root {
-    node: Arc<NodeContext>,
-    restored: Option<Restored>,
-    partition: Option<Addr<Partition>>,
-    breakers: Vec<(Part, Recipient<Break>)>,
-    deaths: Vec<kintsugi_types::Timestamp>,
-}
-
-impl Root {
-    fn new(node: Arc<NodeContext>, restored: Restored) -> Self {
-        Self { node, restored: Some(restored), partition: None, breakers: Vec::new(), deaths: Vec::new() }
-    }
-
-    fn guard(&self, part: Part, ctx: &Context<Self>) -> DeathGuard {
-        let root = ctx.address();
-        let node = self.node.clone();
-        DeathGuard::new(move || {
-            if !node.is_stopping() {
-                root.do_send(PartDied(part));
-            }
-        })
-    }
-
-    fn start_part(&mut self, part: Part, ctx: &mut Context<Self>) {
-        let guard = self.guard(part, ctx);
-        let node = self.node.clone();
-        let breaker = match part {
-            Part::Partition => {
-                let restored = match self.restored.take() {
-                    Some(restored) => restored,
-                    None => match restore(&node) {
-                        Ok(restored) => restored,
-                        Err(failure) => {
-                            self.give_up(&failure.to_string());
-                            guard.disarm();
-                            return;
-                        }
-                    },
-                };
-                let partition = Partition::new(node, PARTITION, restored, guard).start();
-                self.partition = Some(partition.clone());
-                partition.recipient()
-            }
-            Part::Monitor => {
-                let stage = MonitorStage::new(node.config.monitor);
-                start_stage(node, stage, guard)
-            }
-            Part::Diagnose => start_stage(node, DiagnoseStage::default(), guard),
-            Part::Recover => {
-                let config = &node.config;
-                let stage = RecoverStage::new(config.policies.clone(), config.mode, config.seed);
-                start_stage(node, stage, guard)
-            }
-        };
-        self.breakers.retain(|(known, _)| *known != part);
-        self.breakers.push((part, breaker));
-    }
-
-    fn give_up(&self, reason: &str) {
-        error!(reason, "the node gives up");
-        self.node.give_up(reason.to_owned());
-    }
-}
-
-fn start_stage<S: Stage>(node: Arc<NodeContext>, stage: S, guard: DeathGuard) -> Recipient<Break> {
-    StageActor::new(node, PARTITION, stage, guard).start().recipient()
-}
-
-impl Actor for Root {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Context<Self>) {
-        let stages = self.node.config.stages;
-        let parts = [
-            (stages.monitor, Part::Monitor),
-            (stages.diagnose, Part::Diagnose),
-            (stages.recover, Part::Recover),
-            (true, Part::Partition),
-        ];
-        for (_, part) in parts.into_iter().filter(|(is_wanted, _)| *is_wanted) {
-            self.start_part(part, ctx);
-        }
-    }
-}
-
-impl Handler<PartDied> for Root {
-    type Result = ();
-
-    fn handle(&mut self, died: PartDied, ctx: &mut Context<Self>) {
-        let now = self.node.clock.now();
-        self.deaths.retain(|death| now.signed_duration_since(*death).num_seconds() < DEATHS_WINDOW_S);
-        self.deaths.push(now);
-        error!(part = ?died.0, deaths = self.deaths.len(), "a part of the node died");
-        if self.deaths.len() > DEATHS_MAX {
-            self.give_up("parts of the node keep dying");
-            return;
-        }
-        self.start_part(died.0, ctx);
-    }
-}
-
-impl Handler<Nudge> for Root {
-    type Result = ();
-
-    fn handle(&mut self, _: Nudge, _: &mut Context<Self>) {
-        if let Some(partition) = &self.partition {
-            partition.do_send(crate::partition::GoalsArrived);
-        }
-    }
-}
-
-impl Handler<Break> for Root {
-    type Result = ();
-
-    fn handle(&mut self, wanted: Break, _: &mut Context<Self>) {
-        if let Some((_, breaker)) = self.breakers.iter().find(|(part, _)| *part == wanted.0) {
-            breaker.do_send(wanted);
-        }
-    }
-}
-
-impl<M> Handler<Forward<M>> for Root
-where
-    M: Message<Result = ()> + Send + 'static,
-    Partition: Handler<M>,
-{
-    type Result = ();
-
-    fn handle(&mut self, forward: Forward<M>, _: &mut Context<Self>) {
-        if let Some(partition) = &self.partition {
-            partition.do_send(forward.0);
-        }
-    }
-}
-
-impl Handler<StopAll> for Root {
-    type Result = ();
-
-    fn handle(&mut self, _: StopAll, _: &mut Context<Self>) {
-        self.node.is_stopping.store(true, Ordering::Relaxed);
-        let scheduler = self.node.scheduler.clone();
-        let log = self.node.log.clone();
-        actix::spawn(async move {
-            scheduler.shutdown().await;
-            if let Err(failure) = log.flush() {
-                error!(%failure, "flush log");
-            }
-            info!("node stopped");
-            System::current().stop();
-        });
-    }
 }

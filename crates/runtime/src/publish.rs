@@ -2,7 +2,7 @@
 
 use kintsugi_eventlog::LogError;
 use kintsugi_events::{Envelope, Event, Goal, Payload, Subject};
-use kintsugi_types::{AgentId, Clock, GoalId, NameError, SystemIds};
+use kintsugi_types::{AgentId, Clock, GoalId, NameError, SystemIds, TenantId};
 
 /// Why a goal was not acknowledged.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,9 @@ pub enum PublishError {
     /// The log did not take it.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The node has no lane to append to.
+    #[error("the node owns no partition yet: try again")]
+    NoLane,
     /// It has no key to be filed under.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -17,25 +20,26 @@ pub enum PublishError {
 
 /// The event that publishes `goal`. Where it has no id it gets one, made from the event's.
 pub fn goal_event(goal: &Goal, clock: &dyn Clock) -> Result<Event, NameError> {
-    let mut ids = SystemIds;
-    // The agent's partition, else that of tenant and goal.
-    let key = match (&goal.agent, &goal.id) {
-        (Some(agent), _) => agent.clone(),
-        // A key that is too long together is the tenant's: it only says what is kept in order.
-        (None, Some(id)) => {
-            AgentId::new(format!("{}/{id}", goal.tenant)).or_else(|_| AgentId::new(goal.tenant.as_str()))?
-        }
-        (None, None) => AgentId::new(goal.tenant.as_str())?,
-    };
     let source = "/kintsugi/goals".into();
-    let mut envelope = Envelope::new(&mut ids, source, Subject::Agent(key), clock.now());
-    envelope.tenant = goal.tenant.clone();
-    envelope.goal = match &goal.id {
-        Some(id) => Some(id.clone()),
-        None => Some(GoalId::new(format!("goal-{}", envelope.id.as_uuid().as_simple()))?),
+    let mut envelope = Envelope::new(&mut SystemIds, source, Subject::Engine, clock.now());
+    let id = match &goal.id {
+        Some(id) => id.clone(),
+        None => GoalId::new(format!("goal-{}", envelope.id.as_uuid().as_simple()))?,
     };
+    envelope.subject = Subject::Agent(goal_key(&goal.tenant, goal.agent.as_ref(), &id)?);
+    envelope.tenant = goal.tenant.clone();
+    envelope.goal = Some(id);
     let goal = Goal { id: envelope.goal.clone(), ..goal.clone() };
     Ok(Event { envelope, payload: Payload::Goal(Box::new(goal)) })
+}
+
+/// What a goal is filed under: its agent, else tenant and goal, whose partition is its home.
+pub fn goal_key(tenant: &TenantId, agent: Option<&AgentId>, goal: &GoalId) -> Result<AgentId, NameError> {
+    match agent {
+        Some(agent) => Ok(agent.clone()),
+        // A key that is too long together is the tenant's: it only says what is kept in order.
+        None => AgentId::new(format!("{tenant}/{goal}")).or_else(|_| AgentId::new(tenant.as_str())),
+    }
 }
 
 /// First eight bytes of the BLAKE3 of a goal without its id, its expectation and what travels with it: what two

@@ -9,9 +9,9 @@ use kintsugi_events::{AgentEvent, Payload, Subject, Topic};
 use kintsugi_types::{AgentId, AgentKind, Invariant, NameError, TenantId};
 use tracing::{info, warn};
 
-use crate::context::NodeContext;
+use crate::lane_context::LaneContext;
 use crate::publish::content_of;
-use crate::store::{KnownGoal, StoreError};
+use crate::store::{KnownGoal, StoreBatch, StoreError};
 
 /// Why an agent or a node cannot come back.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,9 @@ pub enum RestoreError {
     },
 }
 
+/// What the name of a stage's snapshot begins with.
+const STAGE_PREFIX: &str = "stage:";
+
 /// What a partition comes back with.
 #[derive(Debug, Default)]
 pub struct Restored {
@@ -80,7 +83,7 @@ fn unborn(agent: &AgentId, kind: Option<AgentKind>, tenant: &TenantId) -> Result
 
 /// Folds one record of the journal into `state`. A sequence that was folded in before is passed over.
 fn fold(
-    node: &NodeContext,
+    lane: &LaneContext,
     state: &mut AgentState,
     record: &Record,
     event: &AgentEvent,
@@ -90,7 +93,7 @@ fn fold(
         return Ok(());
     }
     let follows = found == state.sequence + 1;
-    if !node.invariants.check(Invariant::SequenceWithoutGap, follows) {
+    if !lane.node.invariants.check(Invariant::SequenceWithoutGap, follows) {
         return Err(RestoreError::Gap {
             agent: state.agent.clone(),
             last: state.sequence,
@@ -101,7 +104,7 @@ fn fold(
     if let AgentEvent::CheckpointTaken(checkpoint) = event {
         // Another form of the state has another hash.
         let is_same = checkpoint.state_version != STATE_VERSION || checkpoint.state_hash == state.hash();
-        if !node.invariants.check(Invariant::CheckpointHashMatches, is_same) {
+        if !lane.node.invariants.check(Invariant::CheckpointHashMatches, is_same) {
             warn!(agent = %state.agent, sequence = found, "the folded state is not the one that was live");
         }
     }
@@ -111,28 +114,35 @@ fn fold(
 
 /// Restores the node: folds what the cache lacks, brings the cache up to date, and returns the agents with load and
 /// those that take no work.
-pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
+pub fn restore(lane: &LaneContext) -> Result<Restored, RestoreError> {
     // What an earlier life of this process still had queued comes before what is read here.
-    node.log.flush()?;
-    let from = node.store.replay_from()?.max(node.log.start_lsn());
+    lane.log.flush()?;
+    let from = lane.store.replay_from()?.max(lane.log.start_lsn());
     let mut states: HashMap<AgentId, AgentState> = HashMap::new();
-    let mut goals = node.store.batch();
+    let mut batch = lane.store.batch();
     let mut failure = None;
-    if node.store.is_empty() {
-        load_snapshots(node, &mut states)?;
-    }
-    let end =
-        node.log.replay(from, &mut |record| match fold_record(node, &mut states, &mut goals, &record) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(found) => {
-                failure = Some(found);
-                ControlFlow::Break(())
-            }
-        })?;
+    // A cache of earlier holds what the snapshots say, but for the stages', which may have run elsewhere since.
+    let topics: &[Topic] = if lane.store.is_empty() {
+        load_snapshots(lane, &mut states)?;
+        &[Topic::Agents]
+    } else {
+        &[Topic::Agents, Topic::Snapshots]
+    };
+    let end = lane.log.replay_topics(topics, from, &mut |record| match fold_record(
+        lane,
+        &mut states,
+        &mut batch,
+        &record,
+    ) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(found) => {
+            failure = Some(found);
+            ControlFlow::Break(())
+        }
+    })?;
     if let Some(failure) = failure {
         return Err(failure);
     }
-    let mut batch = goals;
     for state in states.values() {
         let json = serde_json::to_vec(state)
             .map_err(|source| RestoreError::Pack { agent: state.agent.clone(), source })?;
@@ -141,69 +151,70 @@ pub fn restore(node: &NodeContext) -> Result<Restored, RestoreError> {
     batch.put_replay_from(end);
     batch.put_format();
     batch.commit()?;
-    node.store.note_filled();
+    lane.store.note_filled();
     let mut agents: Vec<AgentState> = states.into_values().filter(is_told_of).collect();
     agents.sort_by(|a, b| a.agent.cmp(&b.agent));
-    let before = loaded_before(node, &agents)?;
+    let before = loaded_before(lane, &agents)?;
     agents.extend(before);
     info!(agents = agents.len(), from = from.0, end = end.0, "restored");
     Ok(Restored { agents, end })
 }
 
 /// Such agents that had no event since the cache was brought up to date.
-fn loaded_before(node: &NodeContext, found: &[AgentState]) -> Result<Vec<AgentState>, RestoreError> {
+fn loaded_before(lane: &LaneContext, found: &[AgentState]) -> Result<Vec<AgentState>, RestoreError> {
     let mut before = Vec::new();
-    for agent in node.store.loaded_agents()? {
+    for agent in lane.store.loaded_agents()? {
         if found.iter().any(|state| state.agent == agent) {
             continue;
         }
-        before.extend(node.store.agent(&agent)?.filter(is_told_of));
+        before.extend(lane.store.agent(&agent)?.filter(is_told_of));
     }
     Ok(before)
 }
 
-fn load_snapshots(node: &NodeContext, states: &mut HashMap<AgentId, AgentState>) -> Result<(), RestoreError> {
+fn load_snapshots(lane: &LaneContext, states: &mut HashMap<AgentId, AgentState>) -> Result<(), RestoreError> {
     let mut failure = None;
-    node.log.replay(node.log.start_lsn(), &mut |record| {
-        if record.topic != Topic::Snapshots {
-            return ControlFlow::Continue(());
-        }
-        match record.to_event().map(|event| event.payload) {
-            Ok(Payload::Snapshot(snapshot)) => {
-                if let Some(stage) = snapshot.of.strip_prefix("stage:") {
-                    let mut batch = node.store.batch();
-                    batch.put_stage(&format!("stage:{stage}"), snapshot.state.get().as_bytes());
-                    if let Err(found) = batch.commit() {
-                        failure = Some(RestoreError::Store(found));
-                        return ControlFlow::Break(());
-                    }
-                } else if snapshot.version == STATE_VERSION
-                    && let Ok(state) = serde_json::from_str::<AgentState>(snapshot.state.get())
-                {
-                    states.insert(state.agent.clone(), state);
+    lane.log.replay_topics(&[Topic::Snapshots], lane.log.start_lsn(), &mut |record| match record
+        .to_event()
+        .map(|event| event.payload)
+    {
+        Ok(Payload::Snapshot(snapshot)) => {
+            if snapshot.of.starts_with(STAGE_PREFIX) {
+                let mut batch = lane.store.batch();
+                batch.put_stage(&snapshot.of, snapshot.state.get().as_bytes());
+                if let Err(found) = batch.commit() {
+                    failure = Some(RestoreError::Store(found));
+                    return ControlFlow::Break(());
                 }
-                ControlFlow::Continue(())
+            } else if snapshot.version == STATE_VERSION
+                && let Ok(state) = serde_json::from_str::<AgentState>(snapshot.state.get())
+            {
+                states.insert(state.agent.clone(), state);
             }
-            Ok(_) => ControlFlow::Continue(()),
-            Err(source) => {
-                failure = Some(RestoreError::Record { lsn: record.lsn, source });
-                ControlFlow::Break(())
-            }
+            ControlFlow::Continue(())
+        }
+        Ok(_) => ControlFlow::Continue(()),
+        Err(source) => {
+            failure = Some(RestoreError::Record { lsn: record.lsn, source });
+            ControlFlow::Break(())
         }
     })?;
     failure.map_or(Ok(()), Err)
 }
 
 fn fold_record(
-    node: &NodeContext,
+    lane: &LaneContext,
     states: &mut HashMap<AgentId, AgentState>,
-    goals: &mut crate::store::StoreBatch<'_>,
+    batch: &mut StoreBatch<'_>,
     record: &Record,
 ) -> Result<(), RestoreError> {
-    if record.topic != Topic::Agents {
+    let event = record.to_event().map_err(|source| RestoreError::Record { lsn: record.lsn, source })?;
+    if let Payload::Snapshot(snapshot) = &event.payload {
+        if snapshot.of.starts_with(STAGE_PREFIX) {
+            batch.put_stage(&snapshot.of, snapshot.state.get().as_bytes());
+        }
         return Ok(());
     }
-    let event = record.to_event().map_err(|source| RestoreError::Record { lsn: record.lsn, source })?;
     let (Subject::Agent(agent), Payload::Agent(agent_event)) = (&event.envelope.subject, &event.payload)
     else {
         return Ok(());
@@ -212,45 +223,45 @@ fn fold_record(
         && let Some(id) = &goal.id
     {
         let known = KnownGoal { content: content_of(goal), epoch: goal.epoch() };
-        goals.put_goal(&goal.tenant, goal.agent.as_ref(), id, known);
+        batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known);
     }
     if !states.contains_key(agent) {
-        let stored = node.store.agent(agent)?;
-        let kind = node.kind_of(agent).cloned();
+        let stored = lane.store.agent(agent)?;
+        let kind = lane.node.kind_of(agent).cloned();
         let state = match stored {
             Some(state) => state,
-            None => unborn(agent, kind, &node.config.tenant)?,
+            None => unborn(agent, kind, &lane.node.config.tenant)?,
         };
         states.insert(agent.clone(), state);
     }
     match states.get_mut(agent) {
-        Some(state) => fold(node, state, record, agent_event),
+        Some(state) => fold(lane, state, record, agent_event),
         None => Ok(()),
     }
 }
 
 /// Rebuilds one agent after its actor died: its stored snapshot and what the log holds since.
 pub fn rebuild_agent(
-    node: &NodeContext,
+    lane: &LaneContext,
     agent: &AgentId,
     kind: Option<AgentKind>,
     dirty_from: Option<Lsn>,
 ) -> Result<AgentState, RestoreError> {
-    let mut state = match node.store.agent(agent)? {
+    let mut state = match lane.store.agent(agent)? {
         Some(state) => state,
-        None => unborn(agent, kind, &node.config.tenant)?,
+        None => unborn(agent, kind, &lane.node.config.tenant)?,
     };
     let Some(from) = dirty_from else { return Ok(state) };
     let mut failure = None;
-    node.log.replay(from, &mut |record| {
-        if record.topic != Topic::Agents || record.key != agent.as_str() {
+    lane.log.replay_topics(&[Topic::Agents], from, &mut |record| {
+        if record.key != agent.as_str() {
             return ControlFlow::Continue(());
         }
         let folded = record
             .to_event()
             .map_err(|source| RestoreError::Record { lsn: record.lsn, source })
             .and_then(|event| match &event.payload {
-                Payload::Agent(agent_event) => fold(node, &mut state, &record, agent_event),
+                Payload::Agent(agent_event) => fold(lane, &mut state, &record, agent_event),
                 _ => Ok(()),
             });
         match folded {

@@ -18,9 +18,9 @@ use serde_json::value::RawValue;
 use tracing::{error, warn};
 
 use crate::agent_actor::DeathGuard;
-use crate::context::NodeContext;
 use crate::feed::FeedBatch;
-use crate::node::Break;
+use crate::lane::Order;
+use crate::lane_context::LaneContext;
 
 /// How often a stage looks at the time, and at topics that the feed may have skipped.
 const TICK_EVERY: Duration = Duration::from_millis(100);
@@ -71,8 +71,7 @@ struct Saved {
 
 /// The actor around a stage.
 pub(crate) struct StageActor<S: Stage> {
-    node: Arc<NodeContext>,
-    partition: u32,
+    lane: Arc<LaneContext>,
     source: Arc<str>,
     stage: S,
     /// The next offset to take in, by topic.
@@ -88,14 +87,14 @@ pub(crate) struct StageActor<S: Stage> {
 
 impl<S: Stage> StageActor<S> {
     /// A stage as it was before a restart, or a new one.
-    pub(crate) fn new(node: Arc<NodeContext>, partition: u32, mut stage: S, guard: DeathGuard) -> Self {
+    pub(crate) fn new(lane: Arc<LaneContext>, mut stage: S, guard: DeathGuard) -> Self {
         // What an earlier life of the stage still had queued comes before what is read here.
-        if let Err(failure) = node.log.flush() {
+        if let Err(failure) = lane.log.flush() {
             error!(stage = S::NAME, %failure, "flush log");
         }
         let mut next = BTreeMap::new();
         let key = format!("stage:{}", S::NAME);
-        match node.store.stage(&key) {
+        match lane.store.stage(&key) {
             Ok(Some(json)) => match restore(&mut stage, &json) {
                 Ok(saved) => next = saved,
                 Err(failure) => warn!(stage = S::NAME, %failure, "snapshot is unreadable: starting afresh"),
@@ -105,17 +104,16 @@ impl<S: Stage> StageActor<S> {
         }
         let mut written = BTreeMap::new();
         for topic in S::INPUTS {
-            let of = TopicPartition::new(*topic, partition);
-            let start = node.log.start_offset(of);
-            let position = node.log.position(S::NAME, of).unwrap_or(start).max(start);
+            let of = TopicPartition::new(*topic, lane.place.number);
+            let start = lane.log.start_offset(of);
+            let position = lane.log.position(S::NAME, of).unwrap_or(start).max(start);
             written.insert(*topic, position);
             let taken = next.entry(*topic).or_insert(start);
             *taken = (*taken).clamp(start, position);
         }
         Self {
             source: format!("/kintsugi/{}", S::NAME).into(),
-            node,
-            partition,
+            lane,
             stage,
             next,
             written,
@@ -129,10 +127,10 @@ impl<S: Stage> StageActor<S> {
     /// Takes in what the log holds and the feed did not bring.
     fn catch_up(&mut self) {
         for topic in S::INPUTS {
-            let of = TopicPartition::new(*topic, self.partition);
+            let of = TopicPartition::new(*topic, self.lane.place.number);
             loop {
                 let next = self.next.get(topic).copied().unwrap_or(0);
-                let records = match self.node.log.read(of, next, READ_RECORDS_MAX, READ_BYTES_MAX) {
+                let records = match self.lane.log.read(of, next, READ_RECORDS_MAX, READ_BYTES_MAX) {
                     Ok(records) => records,
                     Err(failure) => {
                         error!(stage = S::NAME, %topic, %failure, "read");
@@ -169,7 +167,7 @@ impl<S: Stage> StageActor<S> {
         if is_written {
             return;
         }
-        let now = self.node.clock.now();
+        let now = self.lane.node.clock.now();
         for payload in payloads {
             let subject = subject_of(&payload).unwrap_or_else(|| event.envelope.subject.clone());
             let mut envelope = Envelope::new(&mut ids, self.source.clone(), subject, now);
@@ -186,7 +184,7 @@ impl<S: Stage> StageActor<S> {
             .map(|topic| Position {
                 consumer: S::NAME.into(),
                 topic: *topic,
-                partition: self.partition,
+                partition: self.lane.place.number,
                 next_offset: self.next.get(topic).copied().unwrap_or(0),
             })
             .collect()
@@ -200,7 +198,7 @@ impl<S: Stage> StageActor<S> {
     }
 
     fn append_always(&self, events: Vec<Event>) {
-        let records = events.iter().map(|event| NewRecord::from_event(event, self.partition));
+        let records = events.iter().map(|event| NewRecord::from_event(event, self.lane.place.number));
         let records = match records.collect::<Result<Vec<_>, _>>() {
             Ok(records) => records,
             Err(failure) => {
@@ -210,12 +208,12 @@ impl<S: Stage> StageActor<S> {
         };
         let append = Append { records, positions: self.positions() };
         // The stage is behind anyway when the log has no room: waiting for it slows nobody else down.
-        self.node.append_own(&append, events);
+        self.lane.append_own(&append, events);
     }
 
     fn on_tick(&mut self, _: &mut Context<Self>) {
         self.catch_up();
-        let now = self.node.clock.now();
+        let now = self.lane.node.clock.now();
         let found: Vec<Event> = self
             .stage
             .tick(now)
@@ -254,10 +252,10 @@ impl<S: Stage> StageActor<S> {
         let snapshot =
             Snapshot { of: name.clone(), version: STATE_VERSION, sequence: 0, state: state.clone() };
         let payload = Payload::Snapshot(Box::new(snapshot));
-        let now = self.node.clock.now();
+        let now = self.lane.node.clock.now();
         let envelope = Envelope::new(&mut SystemIds, self.source.clone(), Subject::Engine, now);
         let event = Event { envelope, payload };
-        let record = match NewRecord::from_event(&event, self.partition) {
+        let record = match NewRecord::from_event(&event, self.lane.place.number) {
             // A log that is compacted keeps the newest of each key: no stage may take another's place.
             Ok(record) => NewRecord { key: name.clone(), ..record },
             Err(failure) => {
@@ -266,19 +264,19 @@ impl<S: Stage> StageActor<S> {
             }
         };
         let append = Append { records: vec![record], positions: self.positions() };
-        let node = self.node.clone();
+        let lane = self.lane.clone();
         // The cache must not run ahead of the log: the state holds what was found, and that is durable only now.
         let keep = move |outcome: Result<Committed, LogError>| match outcome {
             Ok(_) => {
-                let mut batch = node.store.batch();
+                let mut batch = lane.store.batch();
                 batch.put_stage(&name, state.get().as_bytes());
                 if let Err(failure) = batch.commit() {
                     error!(stage = S::NAME, %failure, "write cache");
                 }
             }
-            Err(failure) => node.log_failed(&failure),
+            Err(failure) => lane.log_failed(&failure),
         };
-        if let Err(failure) = self.node.append(&append, [event].into(), Box::new(keep)) {
+        if let Err(failure) = self.lane.append(&append, [event].into(), Box::new(keep)) {
             // The next one tries again; until then more is taken in again after a restart.
             warn!(stage = S::NAME, %failure, "snapshot left out");
         }
@@ -305,7 +303,7 @@ impl<S: Stage> Actor for StageActor<S> {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.node.feed.subscribe(S::NAME, S::INPUTS, ctx.address().recipient());
+        self.lane.feed.subscribe(S::NAME, S::INPUTS, ctx.address().recipient());
         self.catch_up();
         ctx.run_interval(TICK_EVERY, Self::on_tick);
     }
@@ -316,11 +314,11 @@ impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
 
     fn handle(&mut self, batch: FeedBatch, _: &mut Context<Self>) {
         let mut found = Vec::new();
-        for (topic, offset, event) in batch.committed().filter(|(topic, ..)| S::INPUTS.contains(topic)) {
-            let next = self.next.get(&topic).copied().unwrap_or(0);
-            if offset == next {
-                self.take(topic, offset, event, &mut found);
-            } else if offset > next {
+        for fed in batch.committed().filter(|fed| S::INPUTS.contains(&fed.topic)) {
+            let next = self.next.get(&fed.topic).copied().unwrap_or(0);
+            if (fed.follows..=fed.offset).contains(&next) {
+                self.take(fed.topic, fed.offset, fed.event, &mut found);
+            } else if fed.offset > next {
                 // What was found so far goes first: positions must not run ahead of it.
                 self.append(std::mem::take(&mut found));
                 self.catch_up();
@@ -330,10 +328,10 @@ impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
     }
 }
 
-impl<S: Stage> Handler<Break> for StageActor<S> {
+impl<S: Stage> Handler<Order> for StageActor<S> {
     type Result = ();
 
-    fn handle(&mut self, _: Break, _: &mut Context<Self>) {
-        panic!("broken on purpose");
+    fn handle(&mut self, order: Order, ctx: &mut Context<Self>) {
+        order.carry_out(ctx);
     }
 }

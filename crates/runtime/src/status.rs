@@ -61,6 +61,8 @@ const SEAM_LINES_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Status {
     inner: Mutex<StatusSnapshot>,
+    /// Agents with load by the state that is shown, for each lane.
+    agents: Mutex<BTreeMap<u32, BTreeMap<&'static str, u64>>>,
 }
 
 impl Status {
@@ -69,12 +71,24 @@ impl Status {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = std::mem::take(&mut inner.seam_lines);
         let mut snapshot = inner.clone();
+        drop(inner);
         snapshot.seam_lines = lines;
+        for agents in self.agents.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            for (state, count) in agents {
+                *snapshot.agents.entry(state).or_insert(0) += count;
+            }
+        }
         snapshot
     }
 
-    pub(crate) fn count_agents(&self, agents: BTreeMap<&'static str, u64>) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).agents = agents;
+    /// Notes what the agents with load of lane number `lane` are at.
+    pub(crate) fn count_agents(&self, lane: u32, agents: BTreeMap<&'static str, u64>) {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).insert(lane, agents);
+    }
+
+    /// Forgets the agents of a lane that is closed.
+    pub(crate) fn forget_lane(&self, lane: u32) {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner).remove(&lane);
     }
 
     pub(crate) fn log_failed(&self, reason: String) {

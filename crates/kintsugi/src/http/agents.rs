@@ -100,7 +100,11 @@ pub(super) async fn resume(id: web::Path<String>, api: web::Data<Api>) -> Result
         None => return Err(no_agent(&id)),
     }
     let mut seen = api.live.subscribe();
-    api.node()?.resume_agent(id.clone(), BY.to_owned());
+    if !api.node()?.resume_agent(id.clone(), BY.to_owned()) {
+        return Err(Problem::unavailable(format_args!(
+            "agent {id} lives on another node now: ask the others, or again in a moment"
+        )));
+    }
     let resumed = seen.wait_for(|_| is_failed(&id) == Some(false));
     let is_back = matches!(tokio::time::timeout(RESUMED_WITHIN, resumed).await, Ok(Ok(_)));
     let view = api.live.view();

@@ -1,10 +1,11 @@
 //! What every request may look at.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
-use kintsugi_eventlog::EmbeddedLog;
+use kintsugi_eventlog::LogReader;
 use kintsugi_gpu_scheduler::Residence;
 use kintsugi_runtime::{Node, Population};
 use kintsugi_types::{AgentId, TenantId};
@@ -13,15 +14,17 @@ use tokio::sync::watch;
 use super::access::Access;
 use super::intake::Intake;
 use super::problem::Problem;
+use crate::backbone::Backbone;
 use crate::live::Live;
 use crate::roster::Roster;
 use crate::settings::HttpSettings;
 
 /// What every request may look at.
-#[derive(Debug)]
 pub(crate) struct Api {
     /// The log.
-    pub(crate) log: Arc<EmbeddedLog>,
+    pub(crate) log: Arc<dyn LogReader>,
+    /// The log as the node works on it.
+    pub(crate) backbone: Arc<Backbone>,
     /// What the log says.
     pub(crate) live: Arc<Live>,
     /// The node, once it runs.
@@ -44,6 +47,12 @@ pub(crate) struct Api {
     pub(crate) is_closing: watch::Sender<bool>,
     /// Lets one goal at a time be looked up in the log.
     pub(crate) look_up: tokio::sync::Semaphore,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl Api {

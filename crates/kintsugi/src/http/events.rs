@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix_web::http::header::CACHE_CONTROL;
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::stream::unfold;
-use kintsugi_eventlog::{LogError, LogReader as _, Lsn};
+use kintsugi_eventlog::{LogError, Lsn};
 use kintsugi_events::Topic;
 use serde::Deserialize;
 use tokio::sync::watch;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::api::Api;
 use super::intake::{self, taken};
 use super::problem::Problem;
+use crate::backbone::Standing;
 use crate::client::in_path;
 use crate::documents::{GoalDocument, goal_state};
 use crate::goal_check::GOAL_BYTES_MAX;
@@ -69,10 +70,15 @@ pub(super) async fn publish(
         }
         Err(Problem::full(format_args!("{open} goals are open: publish again when some have ended")))
     })?;
+    if let Standing::Kafka { away: Some(away) } = api.backbone.standing() {
+        // Nobody knows for how long it would have to wait.
+        return Err(Problem::unavailable(away));
+    }
     let published = web::block(move || node.publish(&[goal])).await.map_err(Problem::internal)?;
     let committed = published.map_err(|failure| match failure {
         PublishError::Log(full) if full.is_retryable() => Problem::full(full),
         PublishError::Name(name) => Problem::invalid("id", name),
+        PublishError::NoLane => Problem::unavailable(PublishError::NoLane),
         PublishError::Log(failure) => {
             Problem::unavailable(format_args!("the log takes no goals: {failure}; restart the node"))
         }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::api::Api;
 use super::problem::Problem;
+use crate::backbone::Standing;
 
 /// Whether the process lives.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -31,6 +32,14 @@ pub(super) async fn ready(api: web::Data<Api>) -> Result<HttpResponse, Problem> 
     let node = api.node()?;
     if node.has_ended() {
         return Err(Problem::unavailable("the node ended: restart it"));
+    }
+    if let Standing::Kafka { away: Some(away) } = api.backbone.standing() {
+        return Err(Problem::unavailable(away));
+    }
+    if !node.has_lanes_open() {
+        return Err(Problem::unavailable(
+            "no partition of the cluster is this node's, or one is still being restored",
+        ));
     }
     Ok(ok())
 }

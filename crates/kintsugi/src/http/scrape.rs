@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use actix_web::{HttpResponse, web};
-use kintsugi_eventlog::LogReader as _;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -13,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::api::Api;
 use super::problem::Problem;
+use crate::backbone::Standing;
 
 /// The media type of the answer.
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -135,7 +135,20 @@ fn gather_work(now: &mut Now, api: &Api) {
 }
 
 fn gather_log(now: &mut Now, api: &Api) {
-    let size = api.log.size();
+    match api.backbone.standing() {
+        Standing::Embedded(size) => {
+            now.gauge("kintsugi_log_bytes", "Bytes of the log", size.bytes as f64);
+            now.gauge("kintsugi_log_segments", "Files of the log", size.segments as f64);
+        }
+        Standing::Kafka { away } => {
+            let lanes = api.node.get().map_or(0, |node| node.lanes().len());
+            now.gauge("kintsugi_lanes", "Partitions of the cluster that are this node's", lanes as f64);
+            let help = "Whether the Kafka cluster answers";
+            now.gauge("kintsugi_log_up", help, if away.is_none() { 1.0 } else { 0.0 });
+            let away_s = away.map_or(0.0, |away| away.since.elapsed().as_secs_f64());
+            now.gauge("kintsugi_log_away_seconds", "For how long the Kafka cluster has not answered", away_s);
+        }
+    }
     now.gauge(
         "kintsugi_log_end_lsn",
         "The place in the log that the next event gets",
@@ -143,8 +156,6 @@ fn gather_log(now: &mut Now, api: &Api) {
     );
     now.gauge("kintsugi_log_start_lsn", "The oldest place that is kept", api.log.start_lsn().0 as f64);
     now.gauge("kintsugi_view_lsn", "How far the log is in the answers of this API", api.live.seen().0 as f64);
-    now.gauge("kintsugi_log_bytes", "Bytes of the log", size.bytes as f64);
-    now.gauge("kintsugi_log_segments", "Files of the log", size.segments as f64);
     let streams = api.streams.load(Ordering::Relaxed);
     now.gauge("kintsugi_http_event_streams", "Event streams that are open", streams as f64);
     now.gauge(

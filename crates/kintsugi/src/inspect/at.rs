@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 
 use kintsugi_agent::AgentState;
-use kintsugi_eventlog::LogReader as _;
 use kintsugi_events::{Payload, Subject};
 use kintsugi_types::{AgentId, AgentKind, TenantId};
 use serde::Serialize;
@@ -26,7 +25,7 @@ struct AsItWas<'a> {
 }
 
 pub(crate) fn show(id: &str, at: u64, place: &Where) -> Result<(), Failure> {
-    let log = open(place.data_dir.as_deref())?;
+    let log = open(&place.log)?;
     let id = AgentId::new(id).map_err(Failure::usage)?;
     let kind = AgentKind::new(id.as_str()).map_err(Failure::usage)?;
     // Its first event tells the kind and the tenant.

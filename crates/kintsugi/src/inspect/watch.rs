@@ -3,21 +3,17 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use kintsugi_eventlog::LogReader as _;
-
 use super::open;
 use crate::cli::WatchArguments;
 use crate::documents::cloud_event;
 use crate::failure::Failure;
-use crate::run_folder::only_embedded;
 use crate::terminal::line;
 
 /// How long to wait for news before looking again.
 const WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
-    only_embedded(&arguments.log)?;
-    let log = open(arguments.data_dir.as_deref())?;
+    let log = open(&arguments.log)?;
     let mut next = if arguments.from_beginning { log.start_lsn() } else { log.end_lsn() };
     let mut failed = None;
     loop {

@@ -6,20 +6,12 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::common::{example, kintsugi};
-use crate::node::{Node, example_goals, shape_but, up_command};
+use crate::node::{Node, example_goals, refused, shape_but, up_command};
 use crate::watching::{SEAM, SEAM_ID, write_log};
 
 fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn refused(output: &Output, status: i32, words: &[&str]) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{said}");
-    for word in words {
-        assert!(said.contains(word), "{word:?} is not in: {said}");
-    }
 }
 
 #[test]

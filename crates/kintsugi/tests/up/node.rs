@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -186,6 +186,15 @@ pub(crate) fn example_goals(count: usize) -> Vec<Value> {
     let file: PathBuf = example().join("goals.jsonl");
     let text = std::fs::read_to_string(file).unwrap();
     text.lines().take(count).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The command ended with this status and said these words.
+pub(crate) fn refused(output: &Output, status: i32, words: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
 }
 
 /// What a document is made of: its members with the types of their values.

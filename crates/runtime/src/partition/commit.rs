@@ -42,7 +42,7 @@ impl Handler<AgentDecided> for Partition {
         let snapshot = decided.snapshot.as_ref().and_then(|snapshot| {
             let event =
                 self.own_event(Subject::Agent(agent.clone()), Payload::Snapshot(Box::new(snapshot.clone())));
-            NewRecord::from_event(&event, self.number).ok()
+            NewRecord::from_event(&event, self.lane.place.number).ok()
         });
         let mut append = match self.encode(&events) {
             Ok(append) => append,
@@ -69,7 +69,7 @@ impl Handler<AgentCommitted> for Partition {
         let committed = match outcome {
             Ok(committed) => committed,
             Err(failure) => {
-                self.node.log_failed(&failure);
+                self.lane.log_failed(&failure);
                 return;
             }
         };
@@ -80,11 +80,11 @@ impl Handler<AgentCommitted> for Partition {
         // Its next goal begins with a fresh context: what the model keeps of this one is of no more use.
         let is_of_no_more_use = slot.running_effect.is_none() && pending.events.iter().any(ends_a_goal);
         if is_of_no_more_use {
-            self.node.scheduler.release_agent(&agent);
+            self.lane.node.scheduler.release_agent(&agent);
         }
         let Pending { events, decided, .. } = *pending;
-        if self.node.config.chaos.is_some() {
-            end_lasting_faults(&mut self.node.lasting_faults(), &agent, &events);
+        if self.lane.node.config.chaos.is_some() {
+            end_lasting_faults(&mut self.lane.node.lasting_faults(), &agent, &events);
         }
         self.note_committed(&agent, &events, &decided, &committed);
         self.settled(&agent, decided, false, ctx);
@@ -111,7 +111,7 @@ fn end_lasting_faults(lasting: &mut Lasting, agent: &AgentId, events: &[Event]) 
 
 impl Partition {
     pub(super) fn encode(&self, events: &[Event]) -> Result<Append, LogError> {
-        let records = events.iter().map(|event| NewRecord::from_event(event, self.number));
+        let records = events.iter().map(|event| NewRecord::from_event(event, self.lane.place.number));
         Ok(Append { records: records.collect::<Result<_, _>>()?, positions: Vec::new() })
     }
 
@@ -147,7 +147,7 @@ impl Partition {
         let id = agent.clone();
         pending.append.positions =
             pending.origin.map(|origin| self.settled_position(origin)).into_iter().collect();
-        let outcome = self.node.append(
+        let outcome = self.lane.append(
             &pending.append,
             pending.events.clone(),
             Box::new(move |outcome| address.do_send(AgentCommitted { agent: id, outcome })),
@@ -177,7 +177,7 @@ impl Partition {
             }
             Err(failure) => {
                 error!(%agent, command = pending.command, "append");
-                self.node.log_failed(&failure);
+                self.lane.log_failed(&failure);
             }
         }
     }
@@ -203,7 +203,7 @@ impl Partition {
             }
         };
         append.positions = positions;
-        self.node.append_own(&append, events);
+        self.lane.append_own(&append, events);
     }
 
     /// Brings the cache up to what was committed.
@@ -216,8 +216,8 @@ impl Partition {
     ) {
         self.seen =
             self.seen.max(kintsugi_eventlog::Lsn(committed.first_lsn.0 + committed.offsets.len() as u64));
-        let node = self.node.clone();
-        let mut batch = node.store.batch();
+        let lane = self.lane.clone();
+        let mut batch = lane.store.batch();
         let mut is_changed = false;
         for event in events {
             if let Payload::Agent(agent_event) = &event.payload
@@ -262,7 +262,8 @@ impl Partition {
             .chain(&slot.ordinary)
             .any(|item| matches!(item.command, Command::StartGoal { .. }));
         let counts = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
-        self.runnable = (self.runnable + counts).saturating_sub(counted);
+        self.runnable.take(counts.saturating_sub(counted));
+        self.runnable.give(counted.saturating_sub(counts));
         match decided.wanted {
             Wanted::Unchanged => {}
             Wanted::Nothing => {
@@ -290,7 +291,7 @@ impl Partition {
         self.pump_goals(ctx);
         let oldest_dirty = self.slots.values().filter_map(|slot| slot.dirty_from).min();
         let replay_from = oldest_dirty.map_or(self.seen, |dirty| dirty.min(self.seen));
-        let mut batch = self.node.store.batch();
+        let mut batch = self.lane.store.batch();
         batch.put_replay_from(replay_from);
         if let Err(failure) = batch.commit() {
             error!(%failure, "write cache");

@@ -35,7 +35,10 @@ impl Partition {
     /// The slot of an agent of the population, made when it is first needed.
     pub(super) fn slot(&mut self, agent: &AgentId) -> Option<&mut Slot> {
         if !self.slots.contains_key(agent) {
-            let (kind, number) = match self.node.kind_of(agent) {
+            if !self.lane.holds(agent) {
+                return None;
+            }
+            let (kind, number) = match self.lane.node.kind_of(agent) {
                 Some(kind) => {
                     let number = self.loads.iter().find_map(|index| index.number_of(agent));
                     (kind.clone(), number)
@@ -54,7 +57,7 @@ impl Partition {
         let load = Load::of(state);
         let Some(slot) = self.slot(agent) else { return };
         slot.load = load;
-        self.runnable += usize::from(load.is_runnable);
+        self.runnable.take(usize::from(load.is_runnable));
         self.note_load(agent);
         self.activate(agent, ctx);
         if let Some(slot) = self.slots.get_mut(agent)
@@ -67,7 +70,7 @@ impl Partition {
 
     /// Hands the agent its next command if it is free.
     pub(super) fn pump(&mut self, agent: &AgentId, ctx: &mut Context<Self>) {
-        let now = self.node.clock.now();
+        let now = self.lane.node.clock.now();
         let Some(slot) = self.slots.get_mut(agent) else { return };
         if !matches!(slot.busy, Busy::Free) || slot.is_broken {
             return;
@@ -101,7 +104,7 @@ impl Partition {
                 return false;
             }
         };
-        let Some(config) = self.node.kind(&state.kind).cloned() else {
+        let Some(config) = self.lane.node.kind(&state.kind).cloned() else {
             error!(%agent, kind = %state.kind, "no configuration for the kind of this agent");
             self.give_up_agent(agent, &format!("there is no configuration for its kind {}", state.kind));
             return false;
@@ -124,7 +127,7 @@ impl Partition {
         let source = format!("/kintsugi/agents/{}", state.kind).into();
         let snapshot_sequence = slot.snapshot_sequence;
         let actor =
-            AgentActor::new(self.node.clone(), config, source, state, snapshot_sequence, decided, guard);
+            AgentActor::new(self.lane.clone(), config, source, state, snapshot_sequence, decided, guard);
         slot.addr = Some(actor.start());
         true
     }
@@ -135,7 +138,7 @@ impl Partition {
         }
         let (kind, dirty_from) =
             self.slots.get(agent).map_or((None, None), |slot| (Some(slot.kind.clone()), slot.dirty_from));
-        rebuild_agent(&self.node, agent, kind, dirty_from)
+        rebuild_agent(&self.lane, agent, kind, dirty_from)
     }
 
     /// Lets an agent go that has nothing to do; its newest snapshot is stored.
@@ -145,9 +148,9 @@ impl Partition {
         {
             // The last address goes away with the slot: the actor stops after what it still has to do.
             drop(slot);
-            self.node.effects.forget(agent);
+            self.lane.effects.forget(agent);
             // What it thought after the end of its last goal.
-            self.node.scheduler.release_agent(agent);
+            self.lane.node.scheduler.release_agent(agent);
         }
     }
 }

@@ -21,8 +21,8 @@ use super::slot::Item;
 use super::{EffectEnded, Partition};
 use crate::agent_actor::EffectStart;
 use crate::config::EffectBoundary;
-use crate::context::NodeContext;
 use crate::effects::{EffectOutcome, GateReport, Known};
+use crate::lane_context::LaneContext;
 
 /// What an inference is asked.
 struct Prompt {
@@ -45,6 +45,11 @@ impl Partition {
         is_wake: bool,
         ctx: &mut Context<Self>,
     ) {
+        if self.is_draining && matches!(start, EffectStart::Think { .. }) {
+            // Whoever has the lane next asks. A call is made all the same: its wish is durable, and whoever finds one
+            // without an outcome has to take it for made.
+            return;
+        }
         let wish = start.wish();
         self.forget_timer(agent);
         let Some(slot) = self.slots.get_mut(agent) else { return };
@@ -55,7 +60,7 @@ impl Partition {
         if !matches!(start, EffectStart::Timer { .. }) {
             slot.running_effect = Some(wish.clone());
             // It may have been begun by a partition that died.
-            match self.node.effects.known(agent, &wish) {
+            match self.lane.effects.known(agent, &wish) {
                 Known::No => {}
                 Known::Running => return,
                 Known::Ended(outcome) => {
@@ -71,7 +76,7 @@ impl Partition {
                 self.arm_timer(ctx);
             }
             EffectStart::Think { messages, goal, step, try_number, simple_reply, is_light, .. } => {
-                let Some(config) = self.node.kind(&kind).cloned() else { return };
+                let Some(config) = self.lane.node.kind(&kind).cloned() else { return };
                 let Some(grammars) = self.grammars.get(&kind) else { return };
                 let grammar = grammars.of(simple_reply, is_light).clone();
                 let tokens_max = config.limits.answer_tokens_max;
@@ -81,7 +86,7 @@ impl Partition {
                 self.start_think(wish, prompt, exposed, &config);
             }
             EffectStart::Call { call, goal, step } => {
-                if is_wake && self.node.effects.take_lost(agent) {
+                if is_wake && self.lane.effects.take_lost(agent) {
                     self.ask_for_lost_call(agent, call);
                     return;
                 }
@@ -92,7 +97,7 @@ impl Partition {
     }
 
     fn exposed(&self, agent: &AgentId, goal: Arc<Goal>, step: u32, attempt: u32) -> Exposed {
-        Exposed { agent: agent.clone(), goal, step, attempt, partition: self.number }
+        Exposed { agent: agent.clone(), goal, step, attempt, partition: self.lane.place.number }
     }
 
     fn start_think(&self, wish: Effect, prompt: Prompt, exposed: Exposed, config: &KindConfig) {
@@ -115,21 +120,21 @@ impl Partition {
             goal_started: exposed.step > 1,
             deadline: exposed.goal.deadline,
         };
-        let node = self.node.clone();
-        node.effects.begin(&exposed.agent, wish.clone());
-        actix::spawn(async move {
-            probe(&node, EffectBoundary::BeforeStart);
-            let Some(outcome) = faults::think(&node, &exposed, lease, request).await else { return };
-            probe(&node, EffectBoundary::AfterEnd);
+        let lane = self.lane.clone();
+        let agent = exposed.agent.clone();
+        self.lane.effects.begin(&agent, wish.clone(), async move {
+            probe(&lane, EffectBoundary::BeforeStart);
+            let Some(outcome) = faults::think(&lane, &exposed, lease, request).await else { return };
+            probe(&lane, EffectBoundary::AfterEnd);
             let command = Command::ThinkDone { effect, attempt, outcome };
-            node.effects.end(exposed.agent, wish, EffectOutcome { command, gate: None });
+            lane.effects.end(exposed.agent, wish, EffectOutcome { command, gate: None });
         });
     }
 
     /// Passes a tool call through the gate of its tool; a closed gate keeps it until it opens.
     pub(super) fn start_call(&mut self, call: OpenCall, exposed: Exposed, ctx: &mut Context<Self>) {
         let tool = call.call.tool.clone();
-        let passage = self.gates.pass(&tool, self.node.clock.now());
+        let passage = self.gates.pass(&tool, self.lane.node.clock.now());
         match passage {
             Passage::Open => self.run_call(call, exposed),
             Passage::Closed { until } => self.hold(call, exposed, until, ctx),
@@ -137,47 +142,46 @@ impl Partition {
     }
 
     fn run_call(&self, call: OpenCall, exposed: Exposed) {
-        let node = self.node.clone();
+        let lane = self.lane.clone();
         let wish = Effect::Call(call.clone());
-        node.effects.begin(&exposed.agent, wish.clone());
+        let agent = exposed.agent.clone();
         let input = exposed.goal.input.clone();
-        let limit = Duration::from_millis(node.config.tool_ms_max);
-        actix::spawn(async move {
-            probe(&node, EffectBoundary::BeforeStart);
+        let limit = Duration::from_millis(lane.node.config.tool_ms_max);
+        self.lane.effects.begin(&agent, wish.clone(), async move {
+            probe(&lane, EffectBoundary::BeforeStart);
             let OpenCall { effect, call, safety, attempt } = call;
             let begun = Instant::now();
             let deadline = begun.checked_add(limit);
             let tool_call = ToolCall { attempt, deadline, ..ToolCall::new(effect, call.args, input) };
-            let strike = exposed.strike_tool(&node, &call.tool);
+            let strike = exposed.strike_tool(&lane, &call.tool);
             let kept_from = match strike {
                 Some(strike) => strike.before_call().await.err(),
                 None => None,
             };
             let mut result = match kept_from {
                 Some(failure) => Err(failure),
-                None => run_blocking(node.tools.clone(), call.tool.clone(), tool_call, limit).await,
+                None => run_blocking(lane.node.tools.clone(), call.tool.clone(), tool_call, limit).await,
             };
             if let (Some(strike), Ok(output)) = (strike, &mut result) {
                 strike.after_call(output);
             }
             let tool_ms = begun.elapsed().as_secs_f64() * 1000.0;
-            probe(&node, EffectBoundary::AfterEnd);
+            probe(&lane, EffectBoundary::AfterEnd);
             let gate = Some(GateReport { tool: call.tool.clone(), ok: is_answer(&result) });
-            let command = outcome_command(&node, effect, attempt, safety, &call.tool, result, tool_ms).await;
-            node.effects.end(exposed.agent, wish, EffectOutcome { command, gate });
+            let command = outcome_command(&lane, effect, attempt, safety, &call.tool, result, tool_ms).await;
+            lane.effects.end(exposed.agent, wish, EffectOutcome { command, gate });
         });
     }
 
     /// A call that may not be repeated was under way when the process ended: the tool is asked what became of it.
     fn ask_for_lost_call(&self, agent: &AgentId, call: OpenCall) {
-        let (node, agent) = (self.node.clone(), agent.clone());
+        let (lane, whose) = (self.lane.clone(), agent.clone());
         let wish = Effect::Call(call.clone());
-        node.effects.begin(&agent, wish.clone());
-        actix::spawn(async move {
-            let happened = ask_blocking(&node, &call.call.tool, call.effect).await;
+        self.lane.effects.begin(agent, wish.clone(), async move {
+            let happened = ask_blocking(&lane, &call.call.tool, call.effect).await;
             let cause = "the process ended while it ran".into();
             let command = Command::CallLost { effect: call.effect, happened, cause };
-            node.effects.end(agent, wish, EffectOutcome { command, gate: None });
+            lane.effects.end(whose, wish, EffectOutcome { command, gate: None });
         });
     }
 
@@ -198,7 +202,7 @@ impl Partition {
             }
             ctx.cancel_future(handle);
         }
-        let pause = (first - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
+        let pause = (first - self.lane.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
         let handle = ctx.run_later(pause, |partition, ctx| {
             partition.timer = None;
             partition.fire_timers(ctx);
@@ -207,7 +211,7 @@ impl Partition {
     }
 
     fn fire_timers(&mut self, ctx: &mut Context<Self>) {
-        let now: Timestamp = self.node.clock.now();
+        let now: Timestamp = self.lane.node.clock.now();
         while self.timers.first().is_some_and(|(at, _)| *at <= now) {
             let Some((at, agent)) = self.timers.pop_first() else { break };
             if let Some(slot) = self.slots.get_mut(&agent) {
@@ -224,6 +228,10 @@ impl Handler<EffectEnded> for Partition {
 
     fn handle(&mut self, ended: EffectEnded, ctx: &mut Context<Self>) {
         let EffectEnded { agent, wish, outcome } = ended;
+        if self.is_draining && matches!(wish, Effect::Think { .. }) {
+            // A call would follow from it.
+            return;
+        }
         if let Some(slot) = self.slots.get_mut(&agent)
             && slot.running_effect.as_ref() == Some(&wish)
         {
@@ -263,9 +271,9 @@ async fn run_blocking(
 }
 
 /// Asks the tool on a thread of its own whether `effect` happened. One that panics or takes too long cannot tell.
-async fn ask_blocking(node: &NodeContext, tool: &ToolName, effect: EffectId) -> Option<bool> {
-    let (tools, tool) = (node.tools.clone(), tool.clone());
-    let limit = Duration::from_millis(node.config.tool_ms_max);
+async fn ask_blocking(lane: &LaneContext, tool: &ToolName, effect: EffectId) -> Option<bool> {
+    let (tools, tool) = (lane.node.tools.clone(), tool.clone());
+    let limit = Duration::from_millis(lane.node.config.tool_ms_max);
     let asked = tokio::task::spawn_blocking(move || tools.post_condition(&tool, effect));
     tokio::time::timeout(limit, asked).await.ok()?.ok()?
 }
@@ -276,7 +284,7 @@ fn is_answer(result: &Result<ToolOutput, ToolError>) -> bool {
 }
 
 async fn outcome_command(
-    node: &NodeContext,
+    lane: &LaneContext,
     effect: EffectId,
     attempt: u32,
     safety: ToolSafety,
@@ -288,11 +296,11 @@ async fn outcome_command(
         Ok(output) => ActionOutcome::Answered { output: output.text.into() },
         // It may have acted before it failed: it must not be tried again as if it had not.
         Err(error) if !safety.is_restartable() && OUTCOME_UNKNOWN.contains(&error.code.as_ref()) => {
-            let mut happened = ask_blocking(node, tool, effect).await;
+            let mut happened = ask_blocking(lane, tool, effect).await;
             if happened == Some(false) {
                 // The service may be at it still: only who says no twice has not done it.
                 tokio::time::sleep(LATE_EFFECT_AFTER).await;
-                happened = ask_blocking(node, tool, effect).await;
+                happened = ask_blocking(lane, tool, effect).await;
             }
             return Command::CallLost { effect, happened, cause: error.to_string().into() };
         }
@@ -312,8 +320,8 @@ const TIMED_OUT: &str = "timed_out";
 
 const PANICKED: &str = "panicked";
 
-fn probe(node: &NodeContext, boundary: EffectBoundary) {
-    if let Some(probe) = &node.config.effect_probe {
+fn probe(lane: &LaneContext, boundary: EffectBoundary) {
+    if let Some(probe) = &lane.node.config.effect_probe {
         (probe.0)(boundary);
     }
 }

@@ -87,7 +87,7 @@ impl Partition {
         phase: RecoveryPhase,
         outcome: &str,
     ) -> Payload {
-        let elapsed = self.node.clock.now().signed_duration_since(planned_at).num_milliseconds();
+        let elapsed = self.lane.node.clock.now().signed_duration_since(planned_at).num_milliseconds();
         Payload::Recovery(Box::new(Recovery {
             phase,
             duration_ms: Some(u64::try_from(elapsed).unwrap_or(0)),

@@ -13,7 +13,7 @@ use kintsugi_types::{AgentId, CompletionRequest, Message, Role, SystemIds, ToolN
 use tracing::{debug, error};
 
 use super::remembered::Remembered;
-use crate::context::NodeContext;
+use crate::lane_context::LaneContext;
 use crate::publish::content_of;
 
 /// For so many steps a stuck model repeats itself, unless a recovery changes its context.
@@ -44,27 +44,27 @@ impl Exposed {
     }
 
     /// The fault that strikes a call of `tool`: one that still goes on, or a new one.
-    pub(super) fn strike_tool(&self, node: &Arc<NodeContext>, tool: &ToolName) -> Option<Strike> {
-        let plan = node.config.chaos?;
-        if let Some(kind) = node.lasting_faults().meet_outage(&self.agent, tool) {
+    pub(super) fn strike_tool(&self, lane: &Arc<LaneContext>, tool: &ToolName) -> Option<Strike> {
+        let plan = lane.node.config.chaos?;
+        if let Some(kind) = lane.node.lasting_faults().meet_outage(&self.agent, tool) {
             return Some(Strike { kind, delay: Duration::ZERO });
         }
         let kind = plan.strike(self.place(), FaultEdge::Tool)?;
         if injure::tool_failure(kind).is_some() {
             let tries = plan.outage_tries(self.place()) - 1;
-            node.lasting_faults().begin_outage(self.agent.clone(), tool.clone(), kind, tries);
+            lane.node.lasting_faults().begin_outage(self.agent.clone(), tool.clone(), kind, tries);
         }
-        Some(self.tell(node, plan, kind))
+        Some(self.tell(lane, plan, kind))
     }
 
     /// The fault that strikes an inference over `messages`.
-    fn strike_model(&self, node: &Arc<NodeContext>, messages: &[Message]) -> Option<Strike> {
-        let plan = node.config.chaos?;
+    fn strike_model(&self, lane: &Arc<LaneContext>, messages: &[Message]) -> Option<Strike> {
+        let plan = lane.node.config.chaos?;
         let place = self.place();
         if is_still_stuck(plan, place, messages) {
             return Some(Strike { kind: FaultKind::StuckThought, delay: Duration::ZERO });
         }
-        if node.lasting_faults().altered(&self.agent).is_some() {
+        if lane.node.lasting_faults().altered(&self.agent).is_some() {
             return Some(Strike { kind: FaultKind::CorruptedMemory, delay: Duration::ZERO });
         }
         let kind = plan.strike(place, FaultEdge::Model)?;
@@ -79,12 +79,12 @@ impl Exposed {
         }
         if kind == FaultKind::CorruptedMemory {
             let digit = plan.among(place, observed_digits(messages));
-            node.lasting_faults().alter(self.agent.clone(), digit);
+            lane.node.lasting_faults().alter(self.agent.clone(), digit);
         }
-        Some(self.tell(node, plan, kind))
+        Some(self.tell(lane, plan, kind))
     }
 
-    fn tell(&self, node: &Arc<NodeContext>, plan: FaultPlan, kind: FaultKind) -> Strike {
+    fn tell(&self, lane: &Arc<LaneContext>, plan: FaultPlan, kind: FaultKind) -> Strike {
         let fault = InjectedFault {
             agent: self.agent.clone(),
             goal: self.goal.id.clone(),
@@ -94,13 +94,14 @@ impl Exposed {
             edge: kind.edge(),
         };
         let subject = Subject::Agent(self.agent.clone());
-        let mut envelope = Envelope::new(&mut SystemIds, "/kintsugi/chaos".into(), subject, node.clock.now());
+        let mut envelope =
+            Envelope::new(&mut SystemIds, "/kintsugi/chaos".into(), subject, lane.node.clock.now());
         envelope.goal.clone_from(&self.goal.id);
         envelope.tenant = self.goal.tenant.clone();
         let event = Event { envelope, payload: Payload::Fault(Box::new(fault)) };
         match NewRecord::from_event(&event, self.partition) {
             Ok(record) => {
-                node.append_own(&Append { records: vec![record], positions: Vec::new() }, vec![event]);
+                lane.append_own(&Append { records: vec![record], positions: Vec::new() }, vec![event]);
             }
             Err(failure) => error!(%failure, "encode fault"),
         }
@@ -108,8 +109,8 @@ impl Exposed {
     }
 
     /// Alters the one digit of what tools told before that the agent remembers as another.
-    fn corrupt(&self, node: &Arc<NodeContext>, messages: &mut [Message]) {
-        let Some(mut place) = node.lasting_faults().altered(&self.agent) else { return };
+    fn corrupt(&self, lane: &Arc<LaneContext>, messages: &mut [Message]) {
+        let Some(mut place) = lane.node.lasting_faults().altered(&self.agent) else { return };
         for message in messages.iter_mut().filter(|message| message.role == Role::Tool) {
             let digits = injure::digits(&message.content);
             if place < digits {
@@ -147,7 +148,7 @@ impl Strike {
 /// Asks the model, with whatever fault strikes. `None` where the scheduler has stopped: the wish stands in the journal,
 /// and is asked again at the next start.
 pub(super) async fn think(
-    node: &Arc<NodeContext>,
+    lane: &Arc<LaneContext>,
     exposed: &Exposed,
     lease: LeaseRequest,
     mut request: CompletionRequest,
@@ -155,12 +156,12 @@ pub(super) async fn think(
     let begun = Instant::now();
     // As the journal folds to them.
     let remembered = Remembered::of(&request.messages);
-    let strike = exposed.strike_model(node, &request.messages);
+    let strike = exposed.strike_model(lane, &request.messages);
     let said = said_last(&request.messages).map(str::to_owned);
     match strike {
         Some(Strike { kind: FaultKind::SlowModel, delay }) => tokio::time::sleep(delay).await,
-        Some(Strike { kind: FaultKind::EnginePanic, .. }) => node.scheduler.break_engine(),
-        Some(Strike { kind: FaultKind::CorruptedMemory, .. }) => exposed.corrupt(node, &mut request.messages),
+        Some(Strike { kind: FaultKind::EnginePanic, .. }) => lane.node.scheduler.break_engine(),
+        Some(Strike { kind: FaultKind::CorruptedMemory, .. }) => exposed.corrupt(lane, &mut request.messages),
         _ => {}
     }
     let differing = remembered.differing(&request.messages);
@@ -169,7 +170,7 @@ pub(super) async fn think(
         let (agent, step) = (&exposed.agent, exposed.step);
         debug!(%agent, step, differing, "the model is shown turns that differ from the agent's journal");
     }
-    Some(match node.scheduler.think(lease, request).await {
+    Some(match lane.node.scheduler.think(lease, request).await {
         Ok(thought) => {
             let mut completion = thought.completion;
             // Whatever kept the answer on its way, but the queue, is slowness that the agent meets.
@@ -189,8 +190,8 @@ pub(super) async fn think(
         }
         Err(failure @ ThinkError::TooLong { .. }) => ThinkOutcome::TooLong { error: failure.to_string() },
         Err(ThinkError::Stopped) => {
-            if !node.is_stopping() {
-                node.give_up("the scheduler has stopped".to_owned());
+            if !lane.is_stopping() {
+                lane.node.give_up("the scheduler has stopped".to_owned());
             }
             return None;
         }

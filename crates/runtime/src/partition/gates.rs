@@ -14,8 +14,8 @@ use tracing::{error, info, warn};
 
 use super::Partition;
 use super::faults::Exposed;
-use crate::context::NodeContext;
 use crate::effects::{GateReport, Known};
+use crate::lane_context::LaneContext;
 
 /// Name under which the gates' state is kept.
 const STATE_NAME: &str = "stage:gates";
@@ -74,8 +74,8 @@ pub(super) struct Gates {
 
 impl Gates {
     /// The gates as they were before a restart.
-    pub(super) fn restore(node: &NodeContext) -> Self {
-        let lasting: BTreeMap<ToolName, Lasting> = match node.store.stage(STATE_NAME) {
+    pub(super) fn restore(lane: &LaneContext) -> Self {
+        let lasting: BTreeMap<ToolName, Lasting> = match lane.store.stage(STATE_NAME) {
             Ok(Some(json)) => serde_json::from_slice(&json).unwrap_or_else(|failure| {
                 warn!(%failure, "the state of the breakers is unreadable: all are closed");
                 BTreeMap::new()
@@ -123,7 +123,7 @@ impl Partition {
         plan: &Recovery,
         planned_at: Timestamp,
     ) -> Vec<Event> {
-        let now = self.node.clock.now();
+        let now = self.lane.node.clock.now();
         let parameter = |name: &str, default| {
             plan.parameters.get(name).and_then(serde_json::Value::as_u64).unwrap_or(default)
         };
@@ -148,7 +148,7 @@ impl Partition {
 
     /// Takes in how a call went, and tells when that closed the breaker or opened it again.
     pub(super) fn report_to_gate(&mut self, report: &GateReport, ctx: &mut Context<Self>) {
-        let now = self.node.clock.now();
+        let now = self.lane.node.clock.now();
         let gate = self.gates.gate(&report.tool);
         let Some(transition) = gate.lasting.breaker.record(report.ok, now) else { return };
         let mut events = Vec::new();
@@ -176,7 +176,7 @@ impl Partition {
         ctx: &mut Context<Self>,
     ) {
         let tool = call.call.tool.clone();
-        let pause = (until - self.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
+        let pause = (until - self.lane.node.clock.now()).to_std().unwrap_or(Duration::ZERO);
         let gate = self.gates.gate(&tool);
         gate.held.push_back(Held { call, exposed });
         if let Some((at, timer)) = gate.timer {
@@ -209,7 +209,7 @@ impl Partition {
     /// Takes back a call that was not begun and is wanted no more.
     pub(super) fn forget_held_call(&mut self, agent: &AgentId) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
-        let is_begun = |wish| !matches!(self.node.effects.known(agent, wish), Known::No);
+        let is_begun = |wish| !matches!(self.lane.effects.known(agent, wish), Known::No);
         if slot.running_effect.as_ref().is_some_and(is_begun) {
             return;
         }
@@ -227,7 +227,7 @@ impl Partition {
     /// Adds the gates' new state to the events that tell of it, and keeps it in the cache.
     fn gates_changed(&mut self, mut events: Vec<Event>) -> Vec<Event> {
         if let Some(snapshot) = self.gates.snapshot() {
-            let mut batch = self.node.store.batch();
+            let mut batch = self.lane.store.batch();
             batch.put_stage(STATE_NAME, snapshot.state.get().as_bytes());
             if let Err(failure) = batch.commit() {
                 error!(%failure, "write cache");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use kintsugi_agent::Command;
-use kintsugi_eventlog::{Append, Record};
+use kintsugi_eventlog::{Append, NewRecord, Record, murmur2};
 use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, RecoveryPhase, Subject, Topic};
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use tracing::{error, warn};
@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::admission::Taken;
 use super::slot::{Item, Origin};
 use super::{Partition, goal_id_from};
-use crate::publish::content_of;
+use crate::publish::{content_of, goal_key};
 use crate::store::{KnownGoal, StoreBatch};
 
 /// Goals that are on their way to an agent at the same time; further ones wait in the log.
@@ -30,10 +30,15 @@ const GOAL_BYTES_MAX: usize = 256 * 1024;
 /// Where an agent's events come from: only these may hand a goal over.
 const AGENT_SOURCES: &str = "/kintsugi/agents/";
 
+/// Where a goal comes from that another lane forwarded: it stays where it is.
+const LANE_SOURCES: &str = "/kintsugi/partition/";
+
 /// What becomes of a goal.
 enum Route {
     /// It goes to this agent.
     To(AgentId, Arc<Goal>),
+    /// It belongs to the lane of whatever has this key.
+    Elsewhere(AgentId, Box<Goal>),
     /// It was here before.
     Known,
     /// Nobody has room: it stays in the log.
@@ -50,7 +55,7 @@ impl Partition {
         self.are_goals_waiting = true;
         while self.goals.outstanding() < ACCEPTING_MAX {
             let room = READ_RECORDS_MAX.min(ACCEPTING_MAX - self.goals.outstanding());
-            let read = self.node.log.read(self.goals.of(), self.goals.next(), room, READ_BYTES_MAX);
+            let read = self.lane.log.read(self.goals.of(), self.goals.next(), room, READ_BYTES_MAX);
             let records = match read {
                 Ok(records) => records,
                 Err(failure) => {
@@ -79,7 +84,7 @@ impl Partition {
         self.goals.begin(record.offset);
         match route {
             Route::To(agent, goal) => {
-                let key = goal_key(&goal);
+                let key = known_key(&goal);
                 self.accepting.insert(key, known_by(&goal));
                 if let Some(slot) = self.slot(&agent) {
                     slot.accepting += 1;
@@ -88,6 +93,7 @@ impl Partition {
                 let item = Item::from(Command::AcceptGoal { goal }, Origin::Goals(record.offset));
                 self.enqueue(&agent, item, ctx);
             }
+            Route::Elsewhere(key, goal) => self.forward(record, key, *goal),
             Route::Known | Route::Later => self.goals.settle(record.offset),
             Route::Ended(goal, reason) => self.end_refused(record, &goal, &reason),
             Route::Refused(reason) => {
@@ -134,6 +140,13 @@ impl Partition {
         }
         let KnownGoal { content, epoch } = known_by(&goal);
         goal.id = Some(id);
+        if !is_from_agent {
+            match self.elsewhere(record, &goal) {
+                Ok(Some(key)) => return Route::Elsewhere(key, Box::new(goal)),
+                Ok(None) => {}
+                Err(reason) => return Route::Refused(reason),
+            }
+        }
         // What is right is for the evaluation alone: it never comes near an agent.
         goal.expect = None;
         let known = match self.known(&goal) {
@@ -156,13 +169,53 @@ impl Partition {
         }
     }
 
+    /// The key of the lane that a goal belongs to, where that is another one. Every copy of a goal comes to the same
+    /// lane, wherever it was published, for only there it is known that it was taken before.
+    fn elsewhere(&self, record: &Record, goal: &Goal) -> Result<Option<AgentId>, String> {
+        let place = self.lane.place;
+        let Some(id) = goal.id.as_ref().filter(|_| place.partitions > 1) else { return Ok(None) };
+        let home = goal_key(&goal.tenant, goal.agent.as_ref(), id).map_err(|reason| reason.to_string())?;
+        let is_forwarded =
+            record.envelope.as_ref().is_some_and(|envelope| envelope.source.starts_with(LANE_SOURCES));
+        if !place.holds(home.as_str()) {
+            // What was sent here stays here: two lanes of one mind would send it to and fro for ever.
+            return Ok((!is_forwarded).then_some(home));
+        }
+        let index = match (&goal.agent, &goal.kind) {
+            (Some(_), _) => None,
+            (None, Some(kind)) => self.loads.iter().find(|index| index.kind() == kind),
+            (None, None) => self.loads.first(),
+        };
+        let index = index.filter(|index| index.is_empty());
+        Ok(index.and_then(|index| index.substitute(murmur2(home.as_str().as_bytes()))))
+    }
+
+    /// Publishes a goal anew where it belongs, together with the position that says so.
+    fn forward(&mut self, record: &Record, key: AgentId, goal: Goal) {
+        let partition = self.lane.place.partition_of(key.as_str());
+        let (id, tenant) = (goal.id.clone(), goal.tenant.clone());
+        let mut event = self.own_event(Subject::Agent(key), Payload::Goal(Box::new(goal)));
+        event.envelope.goal = id;
+        event.envelope.tenant = tenant;
+        event.envelope.causation = record.envelope.as_ref().map(|envelope| envelope.id);
+        self.goals.settle(record.offset);
+        let positions = vec![self.goals.position()];
+        match NewRecord::from_event(&event, partition) {
+            // It is no news of this lane.
+            Ok(forwarded) => {
+                self.lane.append_own(&Append { records: vec![forwarded], positions }, Vec::new());
+            }
+            Err(failure) => error!(offset = record.offset, %failure, "forward a goal"),
+        }
+    }
+
     /// The agent that gets `goal`; `None` where nobody has room, and why where nobody ever will.
     fn choose_agent(&mut self, goal: &Goal) -> Result<Option<AgentId>, String> {
         if let Some(agent) = goal.agent.clone() {
-            let Some(kind) = self.node.kind_of(&agent).cloned() else {
+            let Some(kind) = self.lane.node.kind_of(&agent).cloned() else {
                 return Err(format!("there is no agent {agent}"));
             };
-            let queue_max = self.node.kind(&kind).map_or(0, |config| config.limits.queue_max);
+            let queue_max = self.lane.node.kind(&kind).map_or(0, |config| config.limits.queue_max);
             let is_full = self.slots.get(&agent).is_some_and(|slot| slot.goals() >= queue_max);
             return Ok((!is_full).then_some(agent));
         }
@@ -172,7 +225,7 @@ impl Partition {
             None => self.loads.first_mut(),
         };
         let Some(index) = index else {
-            let kinds: Vec<&str> = self.node.config.kinds.keys().map(AsRef::as_ref).collect();
+            let kinds: Vec<&str> = self.lane.node.config.kinds.keys().map(AsRef::as_ref).collect();
             let wanted = wanted.map_or_else(String::new, |kind| format!(" {kind:?}"));
             return Err(format!("there is no kind of agent{wanted}; there are {}", kinds.join(", ")));
         };
@@ -180,7 +233,8 @@ impl Partition {
         let Some((number, taken)) = index.choose(giver) else {
             return Err(format!("there is no agent of kind {}", index.kind()));
         };
-        let queue_max = self.node.config.kinds.get(index.kind()).map_or(0, |config| config.limits.queue_max);
+        let queue_max =
+            self.lane.node.config.kinds.get(index.kind()).map_or(0, |config| config.limits.queue_max);
         match taken {
             Taken::Goals(goals) if goals >= queue_max => Ok(None),
             // Where nobody of the kind takes work, one of them ends the goal and says why.
@@ -194,7 +248,7 @@ impl Partition {
     fn end_refused(&mut self, record: &Record, goal: &Goal, reason: &str) {
         warn!(offset = record.offset, %reason, "goal that was handed over refused");
         // What is refused is the handover: the goal was taken, and ends.
-        let source = (Topic::Agents, self.number, None);
+        let source = (Topic::Agents, self.lane.place.number, None);
         let letter = DeadLetter::new(reason, source, &record.value);
         let giver = goal.handover.as_ref().map(|handover| handover.from.clone());
         let subject = giver.clone().map_or(Subject::Engine, Subject::Agent);
@@ -212,14 +266,14 @@ impl Partition {
         if let Some(known) = self.accepting.get(&key) {
             return Ok(Some(*known));
         }
-        self.node.store.goal(&goal.tenant, goal.agent.as_ref(), id).map_err(|e| e.to_string())
+        self.lane.store.goal(&goal.tenant, goal.agent.as_ref(), id).map_err(|e| e.to_string())
     }
 
     /// Remembers a goal that is part of an agent's journal now.
     pub(super) fn note_accepted(&mut self, agent: &AgentId, goal: &Arc<Goal>, batch: &mut StoreBatch<'_>) {
         let Some(id) = &goal.id else { return };
         batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known_by(goal));
-        let key = goal_key(goal);
+        let key = known_key(goal);
         // It may have been handed over in the same commit, and be on its way to another agent already.
         if self.accepting.get(&key).is_some_and(|on_its_way| on_its_way.epoch <= goal.epoch()) {
             self.accepting.remove(&key);
@@ -244,8 +298,8 @@ impl Partition {
 
     /// Takes a goal off those on their way to `agent`, and remembers its id: it was answered without the agent.
     fn forget_accepting(&mut self, agent: &AgentId, goal: &Arc<Goal>) {
-        let node = self.node.clone();
-        let mut batch = node.store.batch();
+        let lane = self.lane.clone();
+        let mut batch = lane.store.batch();
         self.note_accepted(agent, goal, &mut batch);
         if let Err(failure) = batch.commit() {
             error!(%agent, %failure, "write cache");
@@ -255,8 +309,8 @@ impl Partition {
 
     /// The end of a goal that no agent will work, as an event.
     fn unworked_result(&self, goal: &Goal, agent: &AgentId, reason: &str) -> Option<Event> {
-        let mut result = GoalResult::never_begun(goal, agent.clone(), reason, self.node.clock.now())?;
-        let kind = self.node.kind_of(agent).and_then(|kind| self.node.kind(kind));
+        let mut result = GoalResult::never_begun(goal, agent.clone(), reason, self.lane.node.clock.now())?;
+        let kind = self.lane.node.kind_of(agent).and_then(|kind| self.lane.node.kind(kind));
         result.usd = kind.map_or(0.0, |kind| kind.prices.usd(&result.tokens));
         let mut event = self.own_event(Subject::Agent(agent.clone()), Payload::Result(Box::new(result)));
         event.envelope.goal.clone_from(&goal.id);
@@ -269,14 +323,14 @@ impl Partition {
     pub(super) fn settle_unworked(&mut self, agent: &AgentId, item: &Item, reason: &str) {
         let original = format!("{:?}", item.command);
         // What is refused is the command, not the goal or the recovery that it came from.
-        let source = (Topic::Agents, self.number, None);
+        let source = (Topic::Agents, self.lane.place.number, None);
         let letter = DeadLetter::new(reason, source, original.as_bytes());
         let subject = Subject::Agent(agent.clone());
         let mut events = vec![self.own_event(subject, Payload::DeadLetter(Box::new(letter)))];
         match &item.command {
             Command::AcceptGoal { goal } => events.extend(self.unworked_result(goal, agent, reason)),
             // At its deadline whoever planned it ends it.
-            Command::Recover { plan, planned_at } if !plan.is_overdue(self.node.clock.now()) => {
+            Command::Recover { plan, planned_at } if !plan.is_overdue(self.lane.node.clock.now()) => {
                 let payload = self.told(plan, *planned_at, RecoveryPhase::Abandoned, reason);
                 events.push(self.own_event(plan.agent.clone(), payload));
             }
@@ -286,7 +340,7 @@ impl Partition {
         match self.encode(&events) {
             Ok(append) => {
                 // Rare; and the goal's id may be remembered only once its end is durable.
-                self.node.append_own_wait(&Append { positions, ..append }, &events.into());
+                self.lane.append_own_wait(&Append { positions, ..append }, &events.into());
             }
             Err(failure) => error!(%agent, %failure, "encode events"),
         }
@@ -305,7 +359,7 @@ fn known_by(goal: &Goal) -> KnownGoal {
     KnownGoal { content: content_of(goal), epoch: goal.epoch() }
 }
 
-fn goal_key(goal: &Goal) -> Vec<u8> {
+fn known_key(goal: &Goal) -> Vec<u8> {
     goal.id.as_ref().map(|id| key_of(&goal.tenant, goal.agent.as_ref(), id)).unwrap_or_default()
 }
 

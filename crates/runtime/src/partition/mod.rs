@@ -34,11 +34,12 @@ use self::gates::Gates;
 use self::slot::Slot;
 use self::tracker::Tracker;
 use crate::agent_actor::{DeathGuard, Decided};
-use crate::context::NodeContext;
 use crate::effects::EffectOutcome;
 use crate::feed::FeedBatch;
-use crate::node::Break;
+use crate::lane::Order;
+use crate::lane_context::LaneContext;
 use crate::restore::Restored;
+use crate::runnable::{RoomForGoal, RunnableShare};
 use crate::store::KnownGoal;
 
 pub(crate) use self::engine::EngineNews;
@@ -48,6 +49,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
 /// How soon an append that the log had no room for is tried again.
 const APPEND_AGAIN_AFTER: Duration = Duration::from_millis(2);
+
+/// How often a partition on its way to somebody else looks whether it is at rest.
+const DRAINED_YET_EVERY: Duration = Duration::from_millis(5);
 
 /// An agent decided.
 #[derive(Message)]
@@ -91,7 +95,7 @@ struct Retry {
 }
 
 /// There are new goals in the log.
-#[derive(Message)]
+#[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct GoalsArrived;
 
@@ -101,6 +105,13 @@ pub(crate) struct GoalsArrived;
 pub(crate) struct ResumeAgent {
     pub(crate) agent: AgentId,
     pub(crate) by: String,
+}
+
+/// Ask the model nothing any more, and say when no tool is at work and what was decided is durable.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Drain {
+    pub(crate) drained: std::sync::mpsc::SyncSender<()>,
 }
 
 /// The grammars of a kind's answers. Writing one out for each step would cost more than deciding the step.
@@ -125,8 +136,7 @@ impl Grammars {
 
 /// The partition actor.
 pub(crate) struct Partition {
-    node: Arc<NodeContext>,
-    number: u32,
+    lane: Arc<LaneContext>,
     source: Arc<str>,
     slots: HashMap<AgentId, Slot>,
     restored: HashMap<AgentId, AgentState>,
@@ -140,7 +150,9 @@ pub(crate) struct Partition {
     are_goals_waiting: bool,
     loads: Vec<LoadIndex>,
     ready: VecDeque<AgentId>,
-    runnable: usize,
+    runnable: RunnableShare,
+    /// Whether the lane is on its way to somebody else: the model is asked nothing, and no goal is begun.
+    is_draining: bool,
     timers: BTreeSet<(Timestamp, AgentId)>,
     timer: Option<(Timestamp, SpawnHandle)>,
     gates: Gates,
@@ -151,42 +163,50 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// The partition `number` with what was restored of it. `guard` tells whoever supervises it.
-    pub(crate) fn new(node: Arc<NodeContext>, number: u32, restored: Restored, guard: DeathGuard) -> Self {
+    /// The partition of `lane` with what was restored of it. `guard` tells whoever supervises it.
+    pub(crate) fn new(lane: Arc<LaneContext>, restored: Restored, guard: DeathGuard) -> Self {
+        let number = lane.place.number;
         let tracker = |consumer, topic| {
             let of = TopicPartition::new(topic, number);
-            let next = node.log.position(consumer, of).unwrap_or_else(|| node.log.start_offset(of));
+            let next = lane.log.position(consumer, of).unwrap_or_else(|| lane.log.start_offset(of));
             Tracker::new(consumer, of, next)
         };
         Self {
             source: format!("/kintsugi/partition/{number}").into(),
-            number,
             slots: HashMap::new(),
-            grammars: node.config.kinds.values().map(|config| grammars_of(config)).collect(),
+            grammars: lane.node.config.kinds.values().map(|config| grammars_of(config)).collect(),
             generations: 0,
             goals: tracker("partition", Topic::Goals),
             recoveries: tracker("dispatcher", Topic::Recoveries),
             accepting: HashMap::new(),
             are_goals_waiting: false,
-            loads: node.config.population.iter().map(LoadIndex::new).collect(),
+            loads: lane.node.config.population.iter().map(|kind| LoadIndex::new(kind, lane.place)).collect(),
             ready: VecDeque::new(),
-            runnable: 0,
+            runnable: RunnableShare::new(lane.node.runnable.clone(), number),
+            is_draining: false,
             timers: BTreeSet::new(),
             timer: None,
-            gates: Gates::restore(&node),
+            gates: Gates::restore(&lane),
             engine: EngineWatch::default(),
             append_again: VecDeque::new(),
             seen: restored.end,
             restored: restored.agents.into_iter().map(|state| (state.agent.clone(), state)).collect(),
-            node,
+            lane,
             _guard: guard,
         }
     }
 
     /// An event of the partition's own about `subject`.
     fn own_event(&self, subject: Subject, payload: Payload) -> Event {
-        let envelope = Envelope::new(&mut SystemIds, self.source.clone(), subject, self.node.clock.now());
+        let envelope =
+            Envelope::new(&mut SystemIds, self.source.clone(), subject, self.lane.node.clock.now());
         Event { envelope, payload }
+    }
+
+    /// Whether no tool is at work for its agents or will be, and everything that they decided is durable.
+    fn is_drained(&self) -> bool {
+        !self.lane.effects.is_tool_at_work()
+            && self.slots.values().all(|slot| matches!(slot.busy, slot::Busy::Free))
     }
 
     fn publish_status(&self) {
@@ -194,7 +214,7 @@ impl Partition {
         for slot in self.slots.values() {
             *agents.entry(slot.load.shown).or_insert(0) += 1;
         }
-        self.node.status.count_agents(agents);
+        self.lane.node.status.count_agents(self.lane.place.number, agents);
     }
 }
 
@@ -212,8 +232,8 @@ impl Actor for Partition {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.node.effects.attach(ctx.address());
-        self.node.feed.subscribe("partition", &[Topic::Goals, Topic::Recoveries], ctx.address().recipient());
+        self.lane.effects.attach(ctx.address());
+        self.lane.feed.subscribe("partition", &[Topic::Goals, Topic::Recoveries], ctx.address().recipient());
         let waiting: Vec<AgentId> = self.restored.keys().cloned().collect();
         for agent in waiting {
             self.wake(&agent, ctx);
@@ -244,11 +264,33 @@ impl Handler<GoalsArrived> for Partition {
     }
 }
 
-impl Handler<Break> for Partition {
+impl Handler<Order> for Partition {
     type Result = ();
 
-    fn handle(&mut self, _: Break, _: &mut Context<Self>) {
-        panic!("broken on purpose");
+    fn handle(&mut self, order: Order, ctx: &mut Context<Self>) {
+        order.carry_out(ctx);
+    }
+}
+
+impl Handler<RoomForGoal> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: RoomForGoal, ctx: &mut Context<Self>) {
+        self.admit(ctx);
+    }
+}
+
+impl Handler<Drain> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
+        self.is_draining = true;
+        if self.is_drained() {
+            // Whoever asked may have given up waiting.
+            let _ = drain.drained.try_send(());
+        } else {
+            ctx.notify_later(drain, DRAINED_YET_EVERY);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use kintsugi_types::{AgentKind, Timestamp};
 
 use crate::agent_actor::{AgentActor, Decided, Load};
 
-/// The most commands of topics and persons that wait in one lane of an agent; one more is a dead letter. What the
+/// The most commands of topics and persons that wait in one queue of an agent; one more is a dead letter. What the
 /// partition itself has for an agent is bounded by nature, one effect, one timer, one start, one quarantine, and is
 /// always taken: without it the agent would wait for ever.
 pub(super) const COMMANDS_MAX: usize = 256;
@@ -152,19 +152,19 @@ impl Slot {
             && !self.is_broken
     }
 
-    fn lane(&mut self, command: &Command) -> &mut VecDeque<Item> {
+    fn queue(&mut self, command: &Command) -> &mut VecDeque<Item> {
         if command.is_control() { &mut self.control } else { &mut self.ordinary }
     }
 
-    /// Whether a command finds room in its lane.
+    /// Whether a command finds room in its queue.
     pub(super) fn has_room_for(&mut self, item: &Item) -> bool {
         let is_from_outside = item.origin.is_some() || matches!(item.command, Command::Resume { .. });
-        !is_from_outside || self.lane(&item.command).len() < COMMANDS_MAX
+        !is_from_outside || self.queue(&item.command).len() < COMMANDS_MAX
     }
 
-    /// Puts a command into its lane, where it has to have room.
+    /// Puts a command into its queue, where it has to have room.
     pub(super) fn push(&mut self, item: Item) {
-        self.lane(&item.command).push_back(item);
+        self.queue(&item.command).push_back(item);
     }
 
     /// The next command, control before ordinary work.
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_lane_still_takes_what_the_agent_waits_for() {
+    fn a_full_queue_still_takes_what_the_agent_waits_for() {
         let mut slot = Slot::new(AgentKind::new("clerk").unwrap(), None);
         let goal = || {
             let goal = serde_json::from_value(serde_json::json!({"text": "do it"})).unwrap();

@@ -22,14 +22,15 @@ impl Handler<AgentDied> for Partition {
     type Result = ();
 
     fn handle(&mut self, died: AgentDied, ctx: &mut Context<Self>) {
-        let now = self.node.clock.now();
+        let now = self.lane.node.clock.now();
         let Some(slot) = self.slots.get_mut(&died.agent).filter(|slot| slot.generation == died.generation)
         else {
             return;
         };
         slot.addr = None;
-        let window =
-            TimeDelta::milliseconds(i64::try_from(self.node.config.restart_window_ms).unwrap_or(i64::MAX));
+        let window = TimeDelta::milliseconds(
+            i64::try_from(self.lane.node.config.restart_window_ms).unwrap_or(i64::MAX),
+        );
         slot.deaths.push_back(now);
         while slot.deaths.front().is_some_and(|death| now.signed_duration_since(*death) > window) {
             slot.deaths.pop_front();
@@ -48,7 +49,7 @@ impl Handler<AgentDied> for Partition {
             }
             slot.busy = Busy::Free;
         }
-        let restart = self.node.config.restart;
+        let restart = self.lane.node.config.restart;
         let delay = restart.delay_before(deaths + 1, 0.5);
         slot.blocked_until = delay.map(|delay| now + delay);
         let is_hopeless = delay.is_none();
@@ -93,12 +94,12 @@ impl Partition {
         let Some(slot) = self.slots.get_mut(agent) else { return };
         slot.is_broken = true;
         if slot.load.is_any() {
-            self.node.give_up(format!("agent {agent} has goals and is broken: {reason}"));
+            self.lane.node.give_up(format!("agent {agent} has goals and is broken: {reason}"));
         }
         let counted = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
         slot.load.is_runnable = false;
         slot.is_starting = false;
-        self.runnable = self.runnable.saturating_sub(counted);
+        self.runnable.give(counted);
         let waiting: Vec<Item> = std::iter::from_fn(|| slot.next_item()).collect();
         for item in waiting {
             self.settle_unworked(agent, &item, BROKEN);
