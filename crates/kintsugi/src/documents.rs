@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::GoalState;
+use crate::outsiders::{bare_document, event_of};
 use crate::view::{AgentView, GoalView, RunView, SeamView};
 
 /// A goal and what became of it.
@@ -216,9 +217,16 @@ impl<'a> SeamDocument<'a> {
     }
 }
 
-/// The event in the CloudEvents JSON format with its place added.
+/// The event in the CloudEvents JSON format with its place added. What somebody else wrote and is no event has its data
+/// and its place alone.
 pub(crate) fn cloud_event(record: &Record) -> Result<Value, RecordError> {
-    let mut document = record.to_event()?.to_cloud_event();
+    let mut document = match record.to_event() {
+        Ok(event) => event.to_cloud_event(),
+        Err(failure) => match event_of(record) {
+            Ok(_) => bare_document(record),
+            Err(_) => return Err(failure),
+        },
+    };
     if let Some(members) = document.as_object_mut() {
         members.insert("topic".to_owned(), record.topic.name().into());
         members.insert("partition".to_owned(), record.partition.into());

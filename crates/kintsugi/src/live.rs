@@ -13,6 +13,7 @@ use tracing::{error, warn};
 
 use crate::failure::{Explain, Failure};
 use crate::healing_metrics::HealingMetrics;
+use crate::outsiders::event_of;
 use crate::view::{Keep, RunView};
 
 /// What is kept of what is over: some tens of megabytes. Older goals are looked up in the log.
@@ -102,8 +103,10 @@ impl Live {
         let mut records = 0;
         let next = log.replay(from, &mut |record| {
             records += 1;
-            match record.to_event() {
-                Ok(event) => events.push((event, record.offset)),
+            match event_of(&record) {
+                Ok(Some(event)) => events.push((event, record.offset)),
+                // Somebody else wrote it, and it is no event.
+                Ok(None) => {}
                 Err(failure) => {
                     warn!(topic = %record.topic, offset = record.offset, %failure, "passed over");
                 }

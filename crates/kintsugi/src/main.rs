@@ -23,6 +23,7 @@ mod log_choice;
 mod model;
 mod models;
 mod node_parts;
+mod outsiders;
 mod panics;
 mod policies;
 mod progress;

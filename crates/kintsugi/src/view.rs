@@ -12,6 +12,7 @@ use kintsugi_events::{
 use kintsugi_types::{AgentId, AnomalyId, DiagnosisId, GoalId, RecoveryId, Timestamp};
 
 use crate::failure::Failure;
+use crate::outsiders::event_of;
 
 /// A goal and what became of it.
 #[derive(Debug)]
@@ -143,7 +144,7 @@ impl RunView {
             // What cannot be read is told when the log is read as a whole.
             if is_about
                 && is_telling
-                && let Ok(event) = record.to_event()
+                && let Ok(Some(event)) = event_of(&record)
             {
                 view.take(event, record.offset);
             }
@@ -348,9 +349,11 @@ impl RunView {
 pub(crate) fn for_each_event(log: &dyn LogReader, take: &mut dyn FnMut(Event, u64)) -> Result<(), Failure> {
     let mut refused = None;
     let from: Lsn = log.start_lsn();
-    log.replay(from, &mut |record| match record.to_event() {
+    log.replay(from, &mut |record| match event_of(&record) {
         Ok(event) => {
-            take(event, record.offset);
+            if let Some(event) = event {
+                take(event, record.offset);
+            }
             ControlFlow::Continue(())
         }
         Err(failure) => {

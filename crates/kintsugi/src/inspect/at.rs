@@ -11,6 +11,7 @@ use super::{agents, open};
 use crate::cli::{Format, Where};
 use crate::documents::AgentDocument;
 use crate::failure::Failure;
+use crate::outsiders::event_of;
 use crate::terminal::{document, entry};
 use crate::view::RunView;
 
@@ -33,8 +34,9 @@ pub(crate) fn show(id: &str, at: u64, place: &Where) -> Result<(), Failure> {
     let mut view = RunView::default();
     let mut failed = None;
     log.replay(log.start_lsn(), &mut |record| {
-        let event = match record.to_event() {
-            Ok(event) => event,
+        let event = match event_of(&record) {
+            Ok(Some(event)) => event,
+            Ok(None) => return ControlFlow::Continue(()),
             Err(failure) => {
                 failed = Some(Failure::outside(format_args!(
                     "{} offset {}: {failure}",
