@@ -3,6 +3,8 @@
 //! A run is ten steps; each is a model call and a tool call, both durable before the next: two commits. The
 //! reference, in the same run, is a bare write of 512 bytes and one `fdatasync`.
 
+#[path = "support/instant.rs"]
+mod instant;
 #[path = "support/sync.rs"]
 mod sync;
 
@@ -11,16 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use kintsugi_agent::prompt::{Action, decision_text};
 use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::Options;
-use kintsugi_events::{ActionCall, Goal};
 use kintsugi_runtime::{Node, Stages};
 use kintsugi_tests::scripted_node::{Wiring, parts_with};
-use kintsugi_tools::{Registry, Tool, ToolCall, ToolError, ToolOutput};
-use kintsugi_types::{CompletionRequest, GoalId, Role, ToolName, ToolSafety, ToolSpec};
-use serde_json::json;
+use kintsugi_types::ToolName;
 
+use crate::instant::{answer, median, registry};
 use crate::sync::sync_time;
 
 #[global_allocator]
@@ -32,43 +31,6 @@ const STEPS: usize = 10;
 /// Rounds of which the median is taken: the time of a sync differs from second to second.
 const ROUNDS: usize = 5;
 
-#[derive(Debug)]
-struct Instantly {
-    spec: ToolSpec,
-}
-
-impl Tool for Instantly {
-    fn spec(&self) -> &ToolSpec {
-        &self.spec
-    }
-
-    fn call(&self, _: &ToolCall) -> Result<ToolOutput, ToolError> {
-        Ok(ToolOutput { text: r#"{"done":true}"#.to_owned(), truncated: false })
-    }
-}
-
-fn registry() -> Result<Registry> {
-    let spec = ToolSpec {
-        name: ToolName::new("act")?,
-        description: "do it".to_owned(),
-        parameters: json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}),
-        safety: ToolSafety::Keyed,
-    };
-    let mut registry = Registry::default();
-    registry.insert(Arc::new(Instantly { spec })).map_err(anyhow::Error::msg)?;
-    Ok(registry)
-}
-
-fn answer(tool: &ToolName, request: &CompletionRequest) -> String {
-    let said = request.messages.iter().filter(|message| message.role == Role::Assistant).count();
-    let action = if said + 1 < STEPS {
-        Action::Call(ActionCall { tool: tool.clone(), args: json!({ "n": said }) })
-    } else {
-        Action::Finish { answer: "done".to_owned() }
-    };
-    decision_text(&format!("step {said} of the work"), &action)
-}
-
 /// Works `runs` runs with `agents` agents at once, and returns how long it took.
 fn work(folder: &Path, agents: u32, runs: usize, stages: Stages) -> Result<Duration> {
     let log = Arc::new(EmbeddedLog::open(folder.join("log"), Options::default())?);
@@ -78,17 +40,11 @@ fn work(folder: &Path, agents: u32, runs: usize, stages: Stages) -> Result<Durat
         log,
         registry()?,
         agents,
-        move |request| answer(&act, request),
+        move |request| answer(STEPS, &act, request),
         Wiring { stages, ..Wiring::default() },
     )?;
     let node = Node::start(parts)?;
-    let goals = (0..runs)
-        .map(|run| {
-            let mut goal: Goal = serde_json::from_value(json!({"text": format!("work {run}")}))?;
-            goal.id = Some(GoalId::new(format!("run-{run}"))?);
-            Ok(goal)
-        })
-        .collect::<Result<Vec<Goal>>>()?;
+    let goals = instant::runs("run", runs)?;
     let begun = Instant::now();
     node.publish(&goals)?;
     while node.status().goals_settled() < runs as u64 {
@@ -152,10 +108,4 @@ fn round(agents: u32, runs: usize, stages: Stages) -> Result<Round> {
     let steps = (runs * STEPS) as f64;
     let step = took * f64::from(agents) / steps;
     Ok(Round { steps_a_second: steps / took, step_ms: step * 1e3, step_syncs: step / sync.as_secs_f64() })
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -48,7 +48,7 @@ pub(crate) fn clients() -> Result<()> {
 }
 
 /// The benches, each a program that prints its figures with a reference measured in the same run.
-const BENCHES: [&str; 7] = ["append", "kafka", "steps", "wake", "heal", "decode", "kv"];
+const BENCHES: [&str; 8] = ["append", "kafka", "steps", "cluster", "wake", "heal", "decode", "kv"];
 
 /// Runs all benches, or the one named.
 pub(crate) fn bench(name: Option<&str>) -> Result<()> {
