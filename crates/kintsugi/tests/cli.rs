@@ -137,13 +137,16 @@ fn help_names_the_commands_that_are_promised() {
             "seams",
             "watch",
             "topics",
+            "dead-letters",
             "models",
             "chaos",
             "doctor",
             "completions",
         ],
-        &["topics"],
+        &[],
     );
+    check(&["topics", "--help"], &["create"], &[]);
+    check(&["dead-letters", "--help"], &["list", "show", "replay"], &[]);
     check(&["goals", "--help"], &["publish", "list", "show"], &[]);
     check(&["agents", "--help"], &["list", "show", "resume"], &[]);
     check(&["models", "--help"], &["list", "inspect", "pull"], &["pull"]);

@@ -101,7 +101,8 @@ fn looking_where_no_run_is_tells_where_to_look() {
     }
     ask(path, &["seams"]).is_refused(3, &["there is no run"]);
     ask(path, &["watch", "results", "--until-end"]).is_refused(3, &["there is no run"]);
-    ask(path, &["watch", "results", "--log", "kafka://x:1"]).is_refused(2, &["embedded log only"]);
+    ask(path, &["watch", "results", "--log", "kafka://x:1"])
+        .is_refused(3, &["no Kafka broker answers at x:1", "check the address"]);
 }
 
 /// The newest segment of a run's log.
