@@ -14,7 +14,7 @@ use kintsugi_runtime::node::Part;
 use kintsugi_tests::audit::Audit;
 use kintsugi_tests::counting_server::CountingServer;
 use kintsugi_tests::scripted_node::{Wiring, answer, goals, ledger, parts_with, prepare, tools, work};
-use kintsugi_types::{AgentId, CompletionRequest, Grammar, Role};
+use kintsugi_types::{CompletionRequest, Grammar, Role};
 
 const PATIENCE: Duration = Duration::from_mins(2);
 const AGENTS: u32 = 6;
@@ -125,9 +125,10 @@ fn whom_nothing_helps_is_given_up_last_and_its_goals_go_elsewhere() {
     let (audit, _server) = work_until_cured(|_| false, &mut |_| true);
     assert_eq!(completed(&audit), 0);
     assert!(healed(&audit, "notify_human") > 0, "{:?}", audit.healed);
-    let failed = audit.agents.values().filter(|agent| agent.health_state == HealthState::Failed).count();
-    assert_eq!(failed, AGENTS as usize, "{:?}", audit.agents.keys().collect::<Vec<&AgentId>>());
     for result in audit.goals.values().flatten() {
         assert!(result.reason.is_some(), "{result:?}");
+        // Who could hand all of its goals on may have come to no end yet.
+        let ended_by = &audit.agents[&result.agent];
+        assert_eq!(ended_by.health_state, HealthState::Failed, "{result:?}");
     }
 }
