@@ -48,6 +48,8 @@ struct Begun {
     wish: Effect,
     outcome: Option<EffectOutcome>,
     task: AbortHandle,
+    /// Whether the partition has taken the outcome in.
+    is_heard: bool,
 }
 
 #[derive(Debug, Default)]
@@ -98,13 +100,13 @@ impl RunningEffects {
     /// Begins `wish`: `work` has to [end](Self::end) it.
     pub(crate) fn begin(&self, agent: &AgentId, wish: Effect, work: impl Future<Output = ()> + 'static) {
         let task = actix::spawn(work).abort_handle();
-        self.inner().begun.insert(agent.clone(), Begun { wish, outcome: None, task });
+        self.inner().begun.insert(agent.clone(), Begun { wish, outcome: None, task, is_heard: false });
     }
 
-    /// Whether a tool is at work.
+    /// Whether a tool is at work, or what came of a call is still on its way to the partition.
     pub(crate) fn is_tool_at_work(&self) -> bool {
         let begun = &self.inner().begun;
-        begun.values().any(|begun| begun.outcome.is_none() && matches!(begun.wish, Effect::Call(_)))
+        begun.values().any(|begun| !begun.is_heard && matches!(begun.wish, Effect::Call(_)))
     }
 
     /// Lets go of all that runs: whoever has the lane next begins it again. Leases are given back; a tool that is at
@@ -125,6 +127,13 @@ impl RunningEffects {
         }
         if let Some(partition) = &inner.partition {
             partition.do_send(EffectEnded { agent, wish, outcome });
+        }
+    }
+
+    /// Notes that the partition has taken the outcome of `wish` in.
+    pub(crate) fn heard(&self, agent: &AgentId, wish: &Effect) {
+        if let Some(begun) = self.inner().begun.get_mut(agent).filter(|begun| begun.wish == *wish) {
+            begun.is_heard = true;
         }
     }
 

@@ -13,6 +13,9 @@ use crate::lanes::OpenLanes;
 /// How soon a lane that could not be opened, or that was lost, is tried again: from, to.
 const AGAIN_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
+/// A lane that was open for so long was not lost for being opened.
+const STEADY_AFTER: Duration = Duration::from_secs(30);
+
 /// What a keeper is told.
 #[derive(Debug, Clone, Copy)]
 enum Word {
@@ -73,13 +76,17 @@ impl Keeping {
             });
             match self.lanes.open(number, on_failure) {
                 Ok(()) => {
-                    again_after = AGAIN_AFTER.0;
+                    let opened = Instant::now();
                     let is_orderly = matches!(self.heard.recv(), Ok(Word::LetGo) | Err(_));
                     self.lanes.close(number, is_orderly);
                     if is_orderly {
                         return;
                     }
                     warn!(lane = number, "the lane was lost");
+                    // Two that take a lane from each other do so ever more rarely, until the group has told one of them.
+                    if opened.elapsed() > STEADY_AFTER {
+                        again_after = AGAIN_AFTER.0;
+                    }
                 }
                 Err(failure) => warn!(lane = number, %failure, "open lane"),
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
@@ -310,6 +310,16 @@ fn hear_goals(lane: &LaneContext, supervisor: &Addr<LaneSupervisor>) {
             end = grown;
             supervisor.do_send(Forward(GoalsArrived));
         }
-        seen = lane.log.wait_past(seen, NEWS_WAIT);
+        let begun = Instant::now();
+        let after = lane.log.wait_past(seen, NEWS_WAIT);
+        // It waits for nothing where the log takes no more appends, which nobody else may have noticed.
+        if after == seen
+            && begun.elapsed() < NEWS_WAIT / 2
+            && let Err(failure) = lane.log.flush()
+        {
+            lane.log_failed(&failure);
+            return;
+        }
+        seen = after;
     }
 }

@@ -166,6 +166,11 @@ impl LaneContext {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
+    /// Whether others may have had the lane before, and may still live.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.place.partitions > 1
+    }
+
     /// Whether the lane is being stopped.
     pub(crate) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)

@@ -135,7 +135,10 @@ impl OpenLanes {
             let _ = told.send(RunningLane::start(lane, ended, restored));
         });
         let mut started = started.recv().map_err(|_| NodeError::Died)?;
-        started.listen()?;
+        if let Err(failure) = started.listen() {
+            started.close(false);
+            return Err(failure.into());
+        }
         info!(lane = number, "lane opened");
         self.running().insert(number, started);
         Ok(())

@@ -146,7 +146,14 @@ impl Node {
         // Any lane takes goals for all.
         let lanes = self.lanes.numbers();
         let lane = lanes.first().and_then(|number| self.lanes.lane(*number)).ok_or(PublishError::NoLane)?;
-        let committed = lane.log.append_wait(&Append { records, positions: Vec::new() })?;
+        let committed = lane.log.append_wait(&Append { records, positions: Vec::new() });
+        if let Err(failure) = &committed
+            && !failure.is_retryable()
+            && !matches!(failure, LogError::TooLarge { .. })
+        {
+            lane.log_failed(failure);
+        }
+        let committed = committed?;
         for supervisor in lanes.into_iter().filter_map(|number| self.lanes.supervisor(number)) {
             supervisor.do_send(Forward(GoalsArrived));
         }

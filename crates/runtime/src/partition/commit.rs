@@ -289,6 +289,7 @@ impl Partition {
         }
         self.pump_recoveries(ctx);
         self.pump_goals(ctx);
+        self.admit(ctx);
         let oldest_dirty = self.slots.values().filter_map(|slot| slot.dirty_from).min();
         let replay_from = oldest_dirty.map_or(self.seen, |dirty| dirty.min(self.seen));
         let mut batch = self.lane.store.batch();

@@ -45,6 +45,10 @@ impl Partition {
         is_wake: bool,
         ctx: &mut Context<Self>,
     ) {
+        if self.lane.is_stopping() {
+            // Nothing of it would be heard of any more.
+            return;
+        }
         if self.is_draining && matches!(start, EffectStart::Think { .. }) {
             // Whoever has the lane next asks. A call is made all the same: its wish is durable, and whoever finds one
             // without an outcome has to take it for made.
@@ -176,9 +180,15 @@ impl Partition {
     /// A call that may not be repeated was under way when the process ended: the tool is asked what became of it.
     fn ask_for_lost_call(&self, agent: &AgentId, call: OpenCall) {
         let (lane, whose) = (self.lane.clone(), agent.clone());
+        let limit = Duration::from_millis(lane.node.config.tool_ms_max);
         let wish = Effect::Call(call.clone());
         self.lane.effects.begin(agent, wish.clone(), async move {
-            let happened = ask_blocking(&lane, &call.call.tool, call.effect).await;
+            let mut happened = ask_blocking(&lane, &call.call.tool, call.effect).await;
+            if happened == Some(false) && lane.is_shared() {
+                // Whoever had the lane before may live, and be at it still.
+                tokio::time::sleep(limit + LATE_EFFECT_AFTER).await;
+                happened = ask_blocking(&lane, &call.call.tool, call.effect).await;
+            }
             let cause = "the process ended while it ran".into();
             let command = Command::CallLost { effect: call.effect, happened, cause };
             lane.effects.end(whose, wish, EffectOutcome { command, gate: None });
@@ -228,6 +238,7 @@ impl Handler<EffectEnded> for Partition {
 
     fn handle(&mut self, ended: EffectEnded, ctx: &mut Context<Self>) {
         let EffectEnded { agent, wish, outcome } = ended;
+        self.lane.effects.heard(&agent, &wish);
         if self.is_draining && matches!(wish, Effect::Think { .. }) {
             // A call would follow from it.
             return;
@@ -241,6 +252,15 @@ impl Handler<EffectEnded> for Partition {
             self.report_to_gate(&report, ctx);
         }
         self.enqueue(&agent, Item::of(outcome.command), ctx);
+    }
+}
+
+/// Takes a call that no thread has begun when it is dropped.
+struct GivesUp(Arc<AtomicBool>);
+
+impl Drop for GivesUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -262,6 +282,8 @@ async fn run_blocking(
     let running = tokio::task::spawn_blocking(move || {
         if is_given_up.swap(true, Ordering::Relaxed) { Err(no_thread()) } else { tools.call(&tool, &call) }
     });
+    // Where nobody waits any more, because the lane goes to somebody else, no thread begins it either.
+    let _wait = GivesUp(is_taken.clone());
     match tokio::time::timeout(limit, running).await {
         Ok(Ok(result)) => result,
         Ok(Err(panicked)) => Err(ToolError::fatal(PANICKED, format!("the tool panicked: {panicked}"))),

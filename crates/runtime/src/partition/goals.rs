@@ -53,6 +53,9 @@ impl Partition {
     /// Reads goals from the log while there is room for them.
     pub(super) fn pump_goals(&mut self, ctx: &mut Context<Self>) {
         self.are_goals_waiting = true;
+        if self.is_draining {
+            return;
+        }
         while self.goals.outstanding() < ACCEPTING_MAX {
             let room = READ_RECORDS_MAX.min(ACCEPTING_MAX - self.goals.outstanding());
             let read = self.lane.log.read(self.goals.of(), self.goals.next(), room, READ_BYTES_MAX);

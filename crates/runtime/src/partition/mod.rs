@@ -206,7 +206,7 @@ impl Partition {
     /// Whether no tool is at work for its agents or will be, and everything that they decided is durable.
     fn is_drained(&self) -> bool {
         !self.lane.effects.is_tool_at_work()
-            && self.slots.values().all(|slot| matches!(slot.busy, slot::Busy::Free))
+            && self.slots.values().all(|slot| matches!(slot.busy, slot::Busy::Free) && !slot.has_outcome())
     }
 
     fn publish_status(&self) {

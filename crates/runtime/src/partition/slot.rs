@@ -140,6 +140,12 @@ impl Slot {
             && !self.is_broken
     }
 
+    /// Whether the outcome of a call waits to be decided on.
+    pub(super) fn has_outcome(&self) -> bool {
+        let mut waiting = self.control.iter().chain(&self.ordinary);
+        waiting.any(|item| matches!(item.command, Command::ActionDone { .. } | Command::CallLost { .. }))
+    }
+
     /// Whether nothing keeps the agent in memory.
     pub(super) fn is_at_rest(&self) -> bool {
         matches!(self.busy, Busy::Free)
