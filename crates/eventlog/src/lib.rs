@@ -21,6 +21,8 @@ pub use embedded::EmbeddedLog;
 pub use error::LogError;
 #[cfg(feature = "kafka")]
 pub use kafka::KafkaLog;
-pub use log::{Append, Committed, EventLog, FrameId, LogReader, Lsn, OnCommit, Position};
+pub use log::{
+    Append, Committed, EventLog, FrameId, LogReader, Lsn, OnCommit, Position, Retained, Retention,
+};
 pub use partitioner::{murmur2, partition_of};
 pub use record::{NewRecord, Record, RecordError, TopicPartition};

@@ -104,6 +104,28 @@ impl Committed {
     }
 }
 
+/// What has to be true of a part of the log before it is deleted. All of it at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Its newest record is at least this old.
+    pub age_min: Duration,
+    /// What is newer than it has at least so many bytes.
+    pub bytes_min: u64,
+    /// All its records are below: the oldest that a snapshot, an open goal, effect or timer still needs.
+    pub low_water: Lsn,
+}
+
+/// What was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retained {
+    /// Segments that are gone.
+    pub segments_deleted: usize,
+    /// Their bytes.
+    pub bytes_deleted: u64,
+    /// The oldest LSN that is left.
+    pub start_lsn: Lsn,
+}
+
 /// Told once how an append ended. Runs on the log's own thread: it must not block and must not call the log.
 pub type OnCommit = Box<dyn FnOnce(Result<Committed, LogError>) + Send>;
 
@@ -204,6 +226,22 @@ pub trait EventLog: LogReader {
     /// Waits until everything that was queued before is durable.
     fn flush(&self) -> Result<(), LogError> {
         self.append_wait(&Append::default()).map(|_| ())
+    }
+
+    /// How large the part is that [`EventLog::retain`] would delete now, and what would be the oldest LSN then.
+    ///
+    /// Nothing in a log whose retention is somebody else's, as that of Kafka's topics is.
+    fn retainable(&self, retention: &Retention) -> Retained {
+        let _ = retention;
+        Retained { start_lsn: self.start_lsn(), ..Retained::default() }
+    }
+
+    /// Deletes the oldest as far as `retention` and the consumers' positions allow. May block.
+    ///
+    /// Does nothing to a log whose retention is somebody else's.
+    fn retain(&self, retention: &Retention) -> Result<Retained, LogError> {
+        let _ = retention;
+        Ok(Retained { start_lsn: self.start_lsn(), ..Retained::default() })
     }
 
     /// Makes what is queued durable, then takes nothing more. A second call does nothing. Reading goes on.

@@ -38,8 +38,9 @@ pub(crate) struct Waiting<A> {
 struct State<A> {
     waiting: VecDeque<Waiting<A>>,
     bytes: usize,
-    /// Whether the writer sleeps. Waking it is a system call, which nobody needs while it is at work.
-    is_writer_asleep: bool,
+    /// How many appends have to wait for the writer to be woken, where it sleeps. Waking it is a system call, which
+    /// nobody needs while it is at work.
+    wakes_at: Option<usize>,
     is_closed: bool,
     poison: Option<Arc<str>>,
 }
@@ -53,6 +54,15 @@ pub(crate) struct Limits {
     pub(crate) bytes: usize,
     pub(crate) group_records: usize,
     pub(crate) group_bytes: usize,
+}
+
+/// For what a writer waits once it has something to write.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Gather {
+    /// Until so many appends wait.
+    pub(crate) count: usize,
+    /// But not longer than this.
+    pub(crate) patience: Duration,
 }
 
 /// What came of asking for a group.
@@ -77,13 +87,8 @@ pub(crate) struct Queue<A> {
 
 impl<A: Queued> Queue<A> {
     pub(crate) fn new(limits: Limits) -> Self {
-        let state = State {
-            waiting: VecDeque::new(),
-            bytes: 0,
-            is_writer_asleep: false,
-            is_closed: false,
-            poison: None,
-        };
+        let state =
+            State { waiting: VecDeque::new(), bytes: 0, wakes_at: None, is_closed: false, poison: None };
         Self { state: Mutex::new(state), changed: Condvar::new(), room: Condvar::new(), limits }
     }
 
@@ -104,30 +109,31 @@ impl<A: Queued> Queue<A> {
         }
         state.bytes += new_bytes;
         state.waiting.push_back(waiting);
-        let is_writer_asleep = std::mem::take(&mut state.is_writer_asleep);
+        let wakes = state.wakes_at.is_some_and(|count| state.waiting.len() >= count);
+        if wakes {
+            state.wakes_at = None;
+        }
         drop(state);
-        if is_writer_asleep {
+        if wakes {
             self.changed.notify_one();
         }
         Ok(())
     }
 
     /// Waits for appends, at most for `patience`, and moves those of the next group into `group`: whole ones, in
-    /// order, without waiting for more.
-    pub(crate) fn take_group(&self, group: &mut Vec<Waiting<A>>, patience: Option<Duration>) -> Taken {
-        let state = locked(&self.state);
-        let is_idle = |state: &mut State<A>| {
-            state.is_writer_asleep = state.waiting.is_empty() && !state.is_closed;
-            state.is_writer_asleep
-        };
-        let mut state = match patience {
-            None => self.changed.wait_while(state, is_idle).unwrap_or_else(PoisonError::into_inner),
-            Some(patience) => {
-                let waited = self.changed.wait_timeout_while(state, patience, is_idle);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
-        state.is_writer_asleep = false;
+    /// order. As soon as there is one, waits for more as `gather` says.
+    pub(crate) fn take_group(
+        &self,
+        group: &mut Vec<Waiting<A>>,
+        patience: Option<Duration>,
+        gather: Gather,
+    ) -> Taken {
+        let mut state = self.sleep(locked(&self.state), 1, patience);
+        let count = gather.count.min(self.limits.appends).min(self.limits.group_records);
+        let is_full = state.bytes >= self.limits.group_bytes;
+        if !state.waiting.is_empty() && state.waiting.len() < count && !is_full {
+            state = self.sleep(state, count, Some(gather.patience));
+        }
         let (mut records, mut bytes) = (0, 0);
         while let Some(next) = state.waiting.front() {
             records += next.append.records();
@@ -148,6 +154,35 @@ impl<A: Queued> Queue<A> {
             true if is_over => Taken::Over,
             true => Taken::Nothing,
         }
+    }
+
+    /// Waits until so many appends wait or nothing more is taken, at most for `patience`.
+    fn sleep<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<A>>,
+        count: usize,
+        patience: Option<Duration>,
+    ) -> MutexGuard<'a, State<A>> {
+        let is_early = |state: &mut State<A>| {
+            let is_early = state.waiting.len() < count && !state.is_closed;
+            state.wakes_at = is_early.then_some(count);
+            is_early
+        };
+        let mut state = match patience {
+            None => self.changed.wait_while(state, is_early).unwrap_or_else(PoisonError::into_inner),
+            Some(patience) => {
+                let waited = self.changed.wait_timeout_while(state, patience, is_early);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.wakes_at = None;
+        state
+    }
+
+    /// How many appends wait.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn waiting(&self) -> usize {
+        locked(&self.state).waiting.len()
     }
 
     /// Waits until the writer took something, unless nothing waits or nothing is taken any more.
@@ -187,5 +222,81 @@ impl<A: Queued> Queue<A> {
     pub(crate) fn poisoned(&self) -> Option<LogError> {
         let state = locked(&self.state);
         state.poison.as_ref().map(|reason| LogError::Poisoned { reason: Arc::clone(reason) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Long enough that nobody waits for its end where there is something to wake them.
+    const LONG: Duration = Duration::from_mins(1);
+
+    struct One;
+
+    impl Queued for One {
+        fn records(&self) -> usize {
+            1
+        }
+
+        fn size(&self) -> usize {
+            10
+        }
+    }
+
+    fn queue(group_records: usize) -> Queue<One> {
+        Queue::new(Limits { appends: 100, bytes: 10_000, group_records, group_bytes: 1_000 })
+    }
+
+    fn push(queue: &Queue<One>, count: usize) {
+        for _ in 0..count {
+            let waiting = Waiting { append: One, on_commit: Box::new(drop) };
+            queue.push(waiting).expect("room");
+        }
+    }
+
+    fn taken(queue: &Queue<One>, gather: Gather) -> usize {
+        let mut group = Vec::new();
+        assert_eq!(queue.take_group(&mut group, Some(LONG), gather), Taken::Group);
+        group.len()
+    }
+
+    #[test]
+    fn a_writer_that_gathers_waits_for_as_many_as_it_expects() {
+        let queue = Arc::new(queue(50));
+        push(&queue, 1);
+        let writer = thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || taken(&queue, Gather { count: 4, patience: LONG })
+        });
+        // One by one: the writer must not be content with the first that wakes it.
+        for _ in 0..3 {
+            push(&queue, 1);
+        }
+        assert_eq!(writer.join().expect("taken"), 4);
+    }
+
+    #[test]
+    fn a_writer_that_gathers_takes_what_is_there_when_its_patience_is_over() {
+        let queue = queue(50);
+        push(&queue, 2);
+        let patience = Duration::from_millis(20);
+        let begun = Instant::now();
+        assert_eq!(taken(&queue, Gather { count: 4, patience }), 2);
+        assert!(begun.elapsed() >= patience, "it did not wait");
+    }
+
+    #[test]
+    fn a_writer_does_not_wait_where_a_group_is_full_or_nobody_is_expected() {
+        let begun = Instant::now();
+        let queue = queue(3);
+        push(&queue, 5);
+        assert_eq!(taken(&queue, Gather { count: 100, patience: LONG }), 3);
+        assert_eq!(taken(&queue, Gather::default()), 2);
+        assert!(begun.elapsed() < LONG, "it waited for others");
     }
 }

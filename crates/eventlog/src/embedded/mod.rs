@@ -43,7 +43,6 @@ use std::time::Duration;
 pub use self::options::{Boundary, Options, Probe, VerifyOnOpen};
 pub use self::read_only::ReadOnlyLog;
 pub use self::recovery::{Recovery, TornTail};
-pub use self::retention::{Retained, Retention};
 pub use self::verify::{Damage, Verification, verify};
 
 use self::encoded::EncodedAppend;
@@ -53,7 +52,7 @@ use self::writer::Writer;
 use kintsugi_types::{ByteCount, Clock};
 
 use crate::error::LogError;
-use crate::log::{Append, EventLog, LogReader, Lsn, OnCommit, Position};
+use crate::log::{Append, EventLog, LogReader, Lsn, OnCommit, Position, Retained, Retention};
 use crate::queue::{Limits, Queue, Waiting, locked};
 use crate::record::{Record, TopicPartition};
 
@@ -143,11 +142,6 @@ impl EmbeddedLog {
         &self.recovery
     }
 
-    /// Deletes whole sealed segments, oldest first, as far as `retention` allows. Blocks on the file system.
-    pub fn retain(&self, retention: &Retention) -> Result<Retained, LogError> {
-        retention::retain(&self.shared, retention)
-    }
-
     /// Reads every committed byte and names every damaged place. Appends and reads go on meanwhile.
     pub fn verify(&self) -> Result<Verification, LogError> {
         verify(&self.shared.directory)
@@ -219,6 +213,15 @@ impl EventLog for EmbeddedLog {
 
     fn wait_for_room(&self) {
         self.shared.queue.wait_for_room();
+    }
+
+    fn retainable(&self, retention: &Retention) -> Retained {
+        retention::retainable(&self.shared, retention)
+    }
+
+    /// Whole sealed segments go, oldest first. Blocks on the file system.
+    fn retain(&self, retention: &Retention) -> Result<Retained, LogError> {
+        retention::retain(&self.shared, retention)
     }
 
     fn close(&self) -> Result<(), LogError> {

@@ -1,7 +1,6 @@
 //! Deleting what nobody needs any more: whole sealed segments, oldest first.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Shared;
 use super::catalog::{Catalog, Sealed};
@@ -9,47 +8,18 @@ use super::index::Starts;
 use super::lock::sync_directory;
 use super::segment;
 use crate::error::LogError;
-use crate::log::Lsn;
+use crate::log::{Lsn, Retained, Retention};
 use crate::queue::locked;
-
-/// What has to be true of a segment before it is deleted. All three at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// Its newest record is at least this old.
-    pub age_min: Duration,
-    /// All its records are below: the oldest that a snapshot, an open goal, effect or timer still needs.
-    pub low_water: Lsn,
-}
-
-/// What was deleted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Retained {
-    /// Segments that are gone.
-    pub segments_deleted: usize,
-    /// Their bytes.
-    pub bytes_deleted: u64,
-    /// The oldest LSN that is left.
-    pub start_lsn: Lsn,
-}
 
 /// Deletes segments as far as `retention` and the consumers' positions allow.
 pub(super) fn retain(shared: &Shared, retention: &Retention) -> Result<Retained, LogError> {
     let _one_at_a_time = locked(&shared.retention);
-    let now_ms = shared.clock.now().timestamp_millis();
-    let age_min_ms = i64::try_from(retention.age_min.as_millis()).unwrap_or(i64::MAX);
+    let rule = Rule::new(shared, retention);
     let mut retained = Retained::default();
     loop {
         let oldest = {
             let mut catalog = shared.view.catalog_mut();
-            let may_go = |sealed: &Sealed| {
-                now_ms.saturating_sub(sealed.summary.newest_ms) >= age_min_ms
-                    && sealed.summary.next_lsn <= retention.low_water.0
-                    && every_consumer_is_past(&catalog, sealed)
-            };
-            match catalog.sealed.front() {
-                Some(oldest) if may_go(oldest) => catalog.sealed.pop_front(),
-                _ => None,
-            }
+            if rule.lets_go(&catalog, 0, bytes(&catalog)) { catalog.sealed.pop_front() } else { None }
         };
         let Some(oldest) = oldest else { break };
         delete(shared, &oldest)?;
@@ -60,17 +30,68 @@ pub(super) fn retain(shared: &Shared, retention: &Retention) -> Result<Retained,
     Ok(retained)
 }
 
-/// Whether whoever ever stored a position of a partition has read all that `oldest` holds of it.
+/// What [`retain`] would delete.
+pub(super) fn retainable(shared: &Shared, retention: &Retention) -> Retained {
+    let rule = Rule::new(shared, retention);
+    let catalog = shared.view.catalog();
+    let mut left = bytes(&catalog);
+    let mut retained = Retained { start_lsn: Lsn(catalog.start_lsn()), ..Retained::default() };
+    for (place, sealed) in catalog.sealed.iter().enumerate() {
+        if !rule.lets_go(&catalog, place, left) {
+            break;
+        }
+        left -= sealed.summary.bytes;
+        retained.segments_deleted += 1;
+        retained.bytes_deleted += sealed.summary.bytes;
+        retained.start_lsn = Lsn(sealed.summary.next_lsn);
+    }
+    retained
+}
+
+/// Bytes of all segments.
+fn bytes(catalog: &Catalog) -> u64 {
+    let sealed: u64 = catalog.sealed.iter().map(|sealed| sealed.summary.bytes).sum();
+    sealed + catalog.active.as_ref().map_or(0, |active| active.bytes)
+}
+
+/// A [`Retention`] at one moment.
+struct Rule<'a> {
+    retention: &'a Retention,
+    now_ms: i64,
+    age_min_ms: i64,
+}
+
+impl<'a> Rule<'a> {
+    fn new(shared: &Shared, retention: &'a Retention) -> Self {
+        Self {
+            retention,
+            now_ms: shared.clock.now().timestamp_millis(),
+            age_min_ms: i64::try_from(retention.age_min.as_millis()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Whether the sealed segment at `place` may go once those before it are gone, when `left` bytes are left.
+    fn lets_go(&self, catalog: &Catalog, place: usize, left: u64) -> bool {
+        catalog.sealed.get(place).is_some_and(|sealed| {
+            self.now_ms.saturating_sub(sealed.summary.newest_ms) >= self.age_min_ms
+                && left.saturating_sub(sealed.summary.bytes) >= self.retention.bytes_min
+                && sealed.summary.next_lsn <= self.retention.low_water.0
+                && every_consumer_is_past(catalog, place, sealed)
+        })
+    }
+}
+
+/// Whether whoever ever stored a position of a partition has read all that the segment at `place` holds of it.
 ///
 /// `false` too where the next segment has no frame yet: its first one has to carry the tables on.
-fn every_consumer_is_past(catalog: &Catalog, oldest: &Sealed) -> bool {
-    let next: &Starts = match (catalog.sealed.get(1), &catalog.active) {
+fn every_consumer_is_past(catalog: &Catalog, place: usize, segment: &Sealed) -> bool {
+    let next: &Starts = match (catalog.sealed.get(place + 1), &catalog.active) {
         (Some(next), _) => &next.summary.starts,
         (None, Some(active)) if !active.is_empty() => &active.starts,
         _ => return false,
     };
     catalog.positions.iter().all(|(of, consumers)| {
-        let (begins, ends) = (oldest.summary.starts.of(*of), next.of(*of));
+        let (begins, ends) = (segment.summary.starts.of(*of), next.of(*of));
         begins == ends || consumers.values().all(|next_offset| *next_offset >= ends)
     })
 }

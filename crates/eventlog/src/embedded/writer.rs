@@ -19,7 +19,7 @@ use super::recovery::corrupt;
 use super::segment::{self, FIRST_FRAME_AT, SegmentHeader};
 use crate::error::LogError;
 use crate::log::{Committed, FrameId, Lsn};
-use crate::queue::{Queued as _, Taken, Waiting, tell};
+use crate::queue::{Gather, Queued as _, Taken, Waiting, tell};
 use crate::record::TopicPartition;
 
 /// The frame's memory is kept from one frame to the next up to this size.
@@ -97,7 +97,7 @@ impl Writer {
     }
 
     fn work(&mut self, group: &mut Vec<Waiting<EncodedAppend>>) -> Result<(), LogError> {
-        while self.shared.queue.take_group(group, None) != Taken::Over {
+        while self.shared.queue.take_group(group, None, Gather::default()) != Taken::Over {
             let committed = self.commit(group)?;
             for (waiting, committed) in group.drain(..).zip(committed) {
                 tell(waiting.on_commit, Ok(committed));

@@ -234,7 +234,7 @@ impl Open {
                         continue;
                     }
                     self.next = read.record.offset + 1;
-                    if !self.epochs.is_stale(shared, read.place.as_ref()) {
+                    if !self.epochs.is_stale(read.place.as_ref()) {
                         self.ahead_bytes += bytes_of(&read.record);
                         self.ahead.push_back(read.record);
                     }

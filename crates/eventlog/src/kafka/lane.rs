@@ -17,7 +17,7 @@ use super::producer::{Outgoing, TopicNames, Transactor, Trouble};
 use super::view::{Health, epoch_at, time_of};
 use crate::error::LogError;
 use crate::log::{Append, Committed, FrameId, Lsn, Position};
-use crate::queue::{Queued, Taken, Waiting, tell};
+use crate::queue::{Gather, Queued, Taken, Waiting, tell};
 use crate::record::{NewRecord, TopicPartition};
 
 /// What a record's headers take, about, and what a position does.
@@ -32,6 +32,11 @@ const TRY: Duration = Duration::from_secs(5);
 
 /// How often a group may answer that it is just handing out its partitions before that counts as a no.
 const NOT_MEMBER_MAX: u32 = 5;
+
+/// Who was just told of a commit has its next append ready in a moment. So long it is waited for, as a part of what the
+/// last transaction took and at most: a transaction costs the same for few records as for many.
+const GATHER_SHARE: u32 = 4;
+const GATHER_MAX: Duration = Duration::from_millis(10);
 
 /// An append as the lane takes it.
 pub(super) struct Prepared {
@@ -140,16 +145,25 @@ impl Lane {
     }
 
     fn work(&mut self, group: &mut Vec<Waiting<Prepared>>) -> Result<(), LogError> {
+        let mut gather = Gather::default();
         loop {
             let patience = STORE_ALL_EVERY.saturating_sub(self.stored_all.elapsed());
-            match self.shared.queue.take_group(group, Some(patience)) {
+            match self.shared.queue.take_group(group, Some(patience), gather) {
                 Taken::Over => return Ok(()),
                 Taken::Nothing => self.store_all(false)?,
                 Taken::Group => {
                     if self.shared.is_abandoned.load(Ordering::Acquire) {
                         return Err(LogError::Closed);
                     }
+                    let begun = Instant::now();
+                    let is_cut = self.shared.queue.waiting() > 0;
                     let committed = self.commit(group)?;
+                    // Those who are told now, and those who came meanwhile. Who is alone waits for nobody, and what
+                    // did not fit into a group makes the next one by itself.
+                    gather = Gather {
+                        count: if is_cut { 0 } else { group.len() + self.shared.queue.waiting() },
+                        patience: (begun.elapsed() / GATHER_SHARE).min(GATHER_MAX),
+                    };
                     for (waiting, committed) in group.drain(..).zip(committed) {
                         tell(waiting.on_commit, Ok(committed));
                     }
@@ -271,7 +285,7 @@ impl Lane {
                 headers: with_place(headers, Place { lane, epoch, lsn: Lsn(lsn) }),
             }
         });
-        transactor.transact(count, messages, stored, &member)
+        transactor.transact(count, messages, stored, &member, &self.shared.spent)
     }
 
     /// Replaces the producer, and finds out whether the transaction that would have written `next` was committed:

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, Told};
-use super::options::Options;
+use super::options::{Options, Predecessor};
 use crate::error::LogError;
 use crate::log::Position;
 use crate::record::TopicPartition;
@@ -52,7 +52,7 @@ struct Stored {
 /// Names of a lane, derived once.
 #[derive(Debug, Clone)]
 pub(super) struct LaneName {
-    /// Its lowest partition, as text.
+    /// Its lowest partition, as text, after the name of the stage that it belongs to, if it is one's.
     pub(super) name: Arc<str>,
     /// Its partition numbers, ascending.
     pub(super) partitions: Arc<[u32]>,
@@ -65,8 +65,12 @@ impl LaneName {
         let mut partitions = options.partitions.clone();
         partitions.sort_unstable();
         partitions.dedup();
-        let name: Arc<str> = partitions.first().copied().unwrap_or(0).to_string().into();
-        let transactional_ids = ["a", "b"].map(|turn| format!("{}-{name}-{turn}", options.group));
+        let lowest = partitions.first().copied().unwrap_or(0);
+        let name =
+            options.stage.as_ref().map_or_else(|| lowest.to_string(), |stage| format!("{stage}-{lowest}"));
+        let name: Arc<str> = name.into();
+        // The group has the stage's name already.
+        let transactional_ids = ["a", "b"].map(|turn| format!("{}-{lowest}-{turn}", options.group));
         Self { name, partitions: partitions.into(), transactional_ids }
     }
 
@@ -88,6 +92,30 @@ impl LaneName {
     }
 }
 
+/// Where the consumers of `predecessors` come further than `positions` say, that holds: what they have settled
+/// elsewhere is not settled here once more. Waits at most for `patience` for each.
+pub(super) fn go_on_from(
+    predecessors: &[Predecessor],
+    connection: &Connection,
+    lane: &LaneName,
+    positions: &mut Positions,
+    patience: Duration,
+) -> Result<(), LogError> {
+    for Predecessor { consumer, topics, group } in predecessors {
+        // A transaction of theirs that is open may be committed still.
+        let group = GroupClient::with_isolation(connection, group, "read_committed")?;
+        let places = lane.places().filter(|at| topics.contains(&at.topic));
+        let (_, theirs) = group.load_places(places, patience)?;
+        for (at, by_name) in theirs {
+            if let Some(next) = by_name.get(consumer).copied() {
+                let ours = positions.entry(at).or_default().entry(Arc::clone(consumer)).or_default();
+                *ours = next.max(*ours);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads and stores what a lane keeps in its group.
 pub(super) struct GroupClient {
     connection: Connection,
@@ -97,11 +125,15 @@ pub(super) struct GroupClient {
 impl GroupClient {
     /// A client of the group that joins nothing.
     pub(super) fn new(connection: &Connection, group: &str) -> Result<Self, LogError> {
+        // What an open transaction holds is not waited for: whoever asks has ended his own before.
+        Self::with_isolation(connection, group, "read_uncommitted")
+    }
+
+    fn with_isolation(connection: &Connection, group: &str, isolation: &str) -> Result<Self, LogError> {
         let mut config = connection.config();
         config
             .set("group.id", group)
-            // What an open transaction holds is not waited for: whoever asks has ended his own before.
-            .set("isolation.level", "read_uncommitted")
+            .set("isolation.level", isolation)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false");
         Ok(Self { connection: connection.clone(), consumer: connection.create(&config)? })
@@ -127,8 +159,16 @@ impl GroupClient {
         lane: &LaneName,
         patience: Duration,
     ) -> Result<(Option<Ledger>, Positions), LogError> {
+        self.load_places(lane.places(), patience)
+    }
+
+    fn load_places(
+        &self,
+        places: impl Iterator<Item = TopicPartition>,
+        patience: Duration,
+    ) -> Result<(Option<Ledger>, Positions), LogError> {
         let mut asked = TopicPartitionList::new();
-        for at in lane.places() {
+        for at in places {
             asked.add_partition(&self.connection.topic(at.topic), at.partition.cast_signed());
         }
         let what = "read positions";
@@ -221,6 +261,13 @@ mod tests {
         let (connection, lane) = lane();
         assert_eq!(&*lane.name, "2");
         assert_eq!(lane.transactional_ids, ["kintsugi-2-a", "kintsugi-2-b"]);
+        let of_stage =
+            LaneName::new(&Options::of_stage(connection.clone(), [2], "diagnose", &[Topic::Anomalies]));
+        assert_eq!(&*of_stage.name, "diagnose-2");
+        assert_eq!(
+            of_stage.transactional_ids,
+            ["kintsugi-stage-diagnose-2-a", "kintsugi-stage-diagnose-2-b"]
+        );
         let mut positions = Positions::new();
         let position = |consumer: &str, topic, partition, next_offset| Position {
             consumer: consumer.into(),

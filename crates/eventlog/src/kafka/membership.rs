@@ -1,4 +1,5 @@
-//! The group of nodes: which partitions this one has.
+//! The group of nodes: which partitions this one has. Processes that run a stage by themselves have a group of the same
+//! form for each stage.
 //!
 //! A member of the group `<prefix>-nodes` is subscribed to the goals, and never fetches one: the group hands out
 //! partition numbers, and lanes read for themselves. Partitions move one by one: who joins or leaves interrupts only
@@ -57,8 +58,10 @@ const LOOKS: usize = 2;
 /// How a node is a member.
 #[derive(Debug, Clone)]
 pub struct MembershipOptions {
-    /// Where the cluster is. The group's name is its prefix with `-nodes`.
+    /// Where the cluster is.
     pub connection: Connection,
+    /// The group: all members of one share the partitions.
+    pub group: Arc<str>,
     /// A name that is this node's over restarts, and nobody else's. A node with one that ends is waited for until the
     /// session is over, and has its partitions again when it is back by then; those of a node without a name move as
     /// soon as it ends.
@@ -68,9 +71,16 @@ pub struct MembershipOptions {
 }
 
 impl MembershipOptions {
-    /// A member without a name on the cluster of `connection`.
-    pub const fn new(connection: Connection) -> Self {
-        Self { connection, member: None, session_timeout: Duration::from_secs(30) }
+    /// A node without a name on the cluster of `connection`.
+    pub fn new(connection: Connection) -> Self {
+        let group = format!("{}-nodes", connection.prefix).into();
+        Self { connection, group, member: None, session_timeout: Duration::from_secs(30) }
+    }
+
+    /// A process without a name that runs a stage by itself.
+    pub fn of_stage(connection: Connection, stage: &str) -> Self {
+        let group = format!("{}-stage-{stage}-nodes", connection.prefix).into();
+        Self { group, ..Self::new(connection) }
     }
 }
 
@@ -260,7 +270,7 @@ fn subscribe(
     let heartbeat = (session / 3).min(HEARTBEAT_MAX);
     let mut config = connection.config();
     config
-        .set("group.id", group_of(connection))
+        .set("group.id", &*options.group)
         // The newer protocol loses members in this version of the library.
         .set("group.protocol", "classic")
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -322,10 +332,6 @@ fn run(options: &MembershipOptions, ownership: &Arc<Ownership>, consumer: BaseCo
     }
 }
 
-fn group_of(connection: &Connection) -> String {
-    format!("{}-nodes", connection.prefix)
-}
-
 /// Looks whether the group has handed out every partition.
 ///
 /// A member with a name that ends between giving partitions back and joining again for their next owner leaves them with
@@ -371,7 +377,7 @@ fn missed_by(
     consumer: &BaseConsumer<Member>,
 ) -> Option<usize> {
     let connection = &options.connection;
-    let settled = group::settled(consumer, &group_of(connection), &ownership.topic, LOOK_MAX);
+    let settled = group::settled(consumer, &options.group, &ownership.topic, LOOK_MAX);
     let settled = settled.unwrap_or_else(|error| {
         tracing::debug!(%error, "look at the group of nodes");
         None

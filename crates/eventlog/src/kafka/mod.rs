@@ -11,12 +11,11 @@
 //! asked for.
 //!
 //! Modules in reading order: `options`, `connection`, `topics`, `headers` (a record as a message), `ledger`
-//! (positions and how far the lane is), `membership` (which partitions a node has), `view` (what is known in memory), `tail`, `producer` (one transaction),
-//! `lane` (the thread that writes), `follower`, `reading`, `fetch`, `replay`; without a lane `read_only` and
-//! `publisher`.
+//! (positions and how far the lane is), `membership` (which partitions a node has), `view` (what is known in memory),
+//! `tail`, `wakeup` (waiting for a producer), `producer` (one transaction), `spent` (what it took), `lane` (the thread
+//! that writes), `follower`, `reading`, `fetch`, `replay`; without a lane `read_only` and `publisher`.
 //!
-//! Nothing here waits for more appends to come, aborts a transaction, or trusts a producer after a failure, and no
-//! lane joins a group.
+//! Nothing here aborts a transaction or trusts a producer after a failure, and no lane joins a group.
 
 mod connection;
 mod fetch;
@@ -32,9 +31,11 @@ mod publisher;
 mod read_only;
 mod reading;
 mod replay;
+mod spent;
 mod tail;
 pub mod topics;
 mod view;
+mod wakeup;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,17 +49,19 @@ use kintsugi_events::Topic;
 
 pub use self::connection::Connection;
 pub use self::membership::{Change, Membership, MembershipOptions};
-pub use self::options::Options;
+pub use self::options::{Options, Predecessor};
 pub use self::publisher::Publisher;
 pub use self::read_only::ReadOnly;
+pub use self::spent::Transactions;
 pub use self::view::Health;
 
 use self::fetch::{Fetcher, watermarks};
 use self::lane::{Lane, Prepared, start_producers};
-use self::ledger::{GroupClient, LaneName};
+use self::ledger::{GroupClient, LaneName, go_on_from};
 use self::producer::Trouble;
 use self::reading::Reading;
 use self::replay::Sessions;
+use self::spent::Spent;
 use self::view::{Ends, Source, View};
 use crate::error::LogError;
 use crate::log::{Append, EventLog, LogReader, Lsn, OnCommit, Position};
@@ -76,6 +79,7 @@ struct Shared {
     view: View,
     queue: Queue<Prepared>,
     sessions: Sessions,
+    spent: Spent,
     /// Ends the follower.
     is_stopping: AtomicBool,
     /// Ends the writer without committing what is queued.
@@ -142,7 +146,8 @@ impl KafkaLog {
                 LogError::Fenced { lane: lane.name.clone(), reason }
             }
         })?;
-        let (ledger, positions) = group.load(&lane, patience)?;
+        let (ledger, mut positions) = group.load(&lane, patience)?;
+        go_on_from(&options.predecessors, connection, &lane, &mut positions, patience)?;
         let ledger = ledger.unwrap_or_default();
         let reader = connection.reader(1024)?;
         let places: Vec<TopicPartition> = lane.places().collect();
@@ -170,6 +175,7 @@ impl KafkaLog {
                 group_bytes: append_bytes_max,
             }),
             sessions: Sessions::new(SESSIONS_MAX, SESSION_IDLE_MAX),
+            spent: Spent::default(),
             is_stopping: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
             lane,
@@ -211,6 +217,11 @@ impl KafkaLog {
     /// How many partitions each topic has on the cluster.
     pub const fn partition_count(&self) -> u32 {
         self.partitions
+    }
+
+    /// What its transactions took so far.
+    pub fn transactions(&self) -> Transactions {
+        self.shared.spent.take()
     }
 
     /// Whether the cluster can be reached.

@@ -9,6 +9,17 @@ use kintsugi_types::{ByteCount, Clock, SystemClock};
 
 use super::connection::Connection;
 
+/// A consumer of the lane's that also works, or worked, elsewhere: a stage in a node and by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its name.
+    pub consumer: Arc<str>,
+    /// The topics that it reads.
+    pub topics: Vec<Topic>,
+    /// The group in which it stores its positions there.
+    pub group: Arc<str>,
+}
+
 /// How a lane behaves. The defaults are for a node.
 #[derive(Clone)]
 pub struct Options {
@@ -18,8 +29,13 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// The consumer group that positions are stored for; the lanes' transactional ids begin with it.
     pub group: Arc<str>,
-    /// The partition numbers of the lane, over all topics. Its name is the lowest.
+    /// The partition numbers of the lane, over all topics. Its name is the lowest, after the stage's where it is one's.
     pub partitions: Vec<u32>,
+    /// The healing stage that the lane belongs to; nothing where it is a node's. A partition has one lane of the nodes
+    /// and one of each stage that runs by itself, side by side: they share the topics and nothing else.
+    pub stage: Option<Arc<str>>,
+    /// Whose consumers may have come further: what they have settled, this lane takes for settled.
+    pub predecessors: Vec<Predecessor>,
     /// Topics that others write to as well: what arrives there is noticed, and kept in memory for reading.
     ///
     /// Whoever lets others write to a topic, such as a stage outside of the node, has to name it here.
@@ -55,6 +71,8 @@ impl Options {
             connection,
             clock: Arc::new(SystemClock),
             partitions: partitions.into(),
+            stage: None,
+            predecessors: Vec::new(),
             followed: vec![Topic::Goals, Topic::Approvals],
             kept: vec![Topic::Metrics, Topic::Anomalies, Topic::Diagnoses, Topic::Recoveries],
             group_records_max: 4096,
@@ -66,6 +84,38 @@ impl Options {
             patience: Duration::from_secs(30),
         }
     }
+
+    /// The lane of `partitions` of a stage that runs by itself and reads `inputs`. It begins where the nodes came to
+    /// while they had the stage.
+    pub fn of_stage(
+        connection: Connection,
+        partitions: impl Into<Vec<u32>>,
+        stage: &str,
+        inputs: &[Topic],
+    ) -> Self {
+        let predecessor =
+            Predecessor { consumer: stage.into(), topics: inputs.to_vec(), group: connection.prefix.clone() };
+        Self {
+            group: stage_group(&connection, stage),
+            stage: Some(stage.into()),
+            predecessors: vec![predecessor],
+            followed: inputs.to_vec(),
+            // Of what it writes it reads nothing that others do not write too.
+            kept: Vec::new(),
+            ..Self::new(connection, partitions)
+        }
+    }
+
+    /// Begins where `stage`, which is the lane's own consumer from now on, came to while it ran by itself.
+    pub fn take_back(&mut self, stage: &str, inputs: &[Topic]) {
+        let group = stage_group(&self.connection, stage);
+        self.predecessors.push(Predecessor { consumer: stage.into(), topics: inputs.to_vec(), group });
+    }
+}
+
+/// The group of a stage that runs by itself.
+fn stage_group(connection: &Connection, stage: &str) -> Arc<str> {
+    format!("{}-stage-{stage}", connection.prefix).into()
 }
 
 impl fmt::Debug for Options {

@@ -6,6 +6,7 @@
 //! first acknowledgement can be fatal (librdkafka issue 4849), and a producer whose end of a transaction timed out
 //! cannot be trusted any more (5423).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,14 +20,19 @@ use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
 use super::connection::{Connection, MESSAGE_BYTES_MAX, Told, is_refusal};
+use super::spent::Spent;
+use super::wakeup::{NO_EVENTS, WaitedProducer};
 use crate::error::LogError;
 use crate::queue::locked;
 
 /// How long the library is given for one call. It is called again where it says that this helps.
 const CALL: Duration = Duration::from_secs(30);
 
-/// How often deliveries are looked at. The library returns when one comes in.
-const POLL: Duration = Duration::from_millis(1);
+/// How long nothing may happen before it is looked again.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+
+/// The pause before a call that the library wants again.
+const AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// Why a transaction was not committed, or not for certain.
 #[derive(Debug)]
@@ -99,7 +105,7 @@ impl ProducerContext for Deliveries {
 /// A transactional producer.
 pub(super) struct Transactor {
     connection: Connection,
-    producer: BaseProducer<Deliveries>,
+    producer: WaitedProducer<Deliveries>,
     context: Deliveries,
 }
 
@@ -118,6 +124,9 @@ impl Transactor {
             .set("transaction.timeout.ms", transaction_timeout.as_millis().to_string())
             .set("acks", "all")
             .set("linger.ms", "0")
+            // The broker may still mark the end of this producer's last transaction, which takes some 20 ms. The library
+            // would ask again after 100.
+            .set("retry.backoff.ms", "10")
             .set("compression.codec", "zstd")
             // The queue before this one is what bounds memory; a whole transaction always fits.
             .set("queue.buffering.max.kbytes", (MESSAGE_BYTES_MAX / 1024 * 2).to_string())
@@ -128,6 +137,7 @@ impl Transactor {
         let producer: BaseProducer<Deliveries> = config
             .create_with_context(context.clone())
             .map_err(|error| Trouble::Fatal(connection.failed("connect", &error, &context.told)))?;
+        let producer = WaitedProducer::new(producer).ok_or_else(|| Trouble::Unknown(NO_EVENTS.to_owned()))?;
         let transactor = Self { connection: connection.clone(), producer, context };
         transactor.init(patience)?;
         Ok(transactor)
@@ -162,18 +172,38 @@ impl Transactor {
         messages: impl Iterator<Item = Outgoing<'a>>,
         offsets: &TopicPartitionList,
         group: &ConsumerGroupMetadata,
+        spent: &Spent,
     ) -> Result<Vec<u64>, Trouble> {
+        let begun = Instant::now();
         {
             let mut delivered = locked(&self.context.delivered);
             *delivered = Delivered { offsets: vec![None; count], count: 0, failure: None };
         }
         self.step("begin a transaction", || self.producer.begin_transaction())?;
+        let mut partitions = BTreeSet::new();
         for (place, message) in messages.enumerate() {
+            partitions.insert((message.topic, message.partition));
             self.send(place, message)?;
         }
+        let sent_at = Instant::now();
+        // The broker stores the positions while it takes the records.
+        let stored =
+            self.step("store positions", || self.producer.send_offsets_to_transaction(offsets, group, CALL));
+        if let Err(trouble) = stored {
+            // A record that was refused ends the transaction, and says why.
+            self.producer.serve(AGAIN_AFTER);
+            let failure = locked(&self.context.delivered).failure.take();
+            return Err(failure.map_or(trouble, |failure| self.trouble("write records", &failure)));
+        }
+        let stored_at = Instant::now();
         self.wait_until_delivered(count)?;
-        self.step("store positions", || self.producer.send_offsets_to_transaction(offsets, group, CALL))?;
+        let delivered_at = Instant::now();
         self.step("commit a transaction", || self.producer.commit_transaction(CALL))?;
+        spent.add(
+            count,
+            partitions.len(),
+            [sent_at - begun, stored_at - sent_at, delivered_at - stored_at, delivered_at.elapsed()],
+        );
         let delivered = std::mem::take(&mut *locked(&self.context.delivered));
         // Every delivery was told with its offset before the commit was begun.
         Ok(delivered.offsets.into_iter().flatten().collect())
@@ -200,7 +230,7 @@ impl Transactor {
                         return Err(self.trouble(&format!("write to {}", message.topic), &error));
                     }
                     record = back;
-                    self.producer.poll(POLL);
+                    self.producer.serve(LOOK_AFTER);
                 }
             }
         }
@@ -219,7 +249,7 @@ impl Transactor {
                     return Ok(());
                 }
             }
-            self.producer.poll(POLL);
+            self.producer.serve(LOOK_AFTER);
         }
     }
 
@@ -231,7 +261,7 @@ impl Transactor {
             match self.classify(what, &error) {
                 // What takes longer may never end: a new producer looks for itself.
                 Step::Again if begun.elapsed() < CALL => {
-                    self.producer.poll(POLL);
+                    self.producer.serve(AGAIN_AFTER);
                 }
                 Step::Again => return Err(Trouble::Unknown(format!("{what}: {error}"))),
                 Step::End(trouble) => return Err(trouble),

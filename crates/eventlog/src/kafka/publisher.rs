@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use kintsugi_events::Topic;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 
 use super::connection::{Connection, MESSAGE_BYTES_MAX};
 use super::headers::headers_of;
 use super::producer::{Delivered, Deliveries, TopicNames, topic_problem};
 use super::topics;
+use super::wakeup::{NO_EVENTS, WaitedProducer};
 use crate::error::LogError;
 use crate::queue::locked;
 use crate::record::NewRecord;
 
-/// How often deliveries are looked at. The library returns when one comes in.
-const POLL: Duration = Duration::from_millis(20);
+/// How long nothing may happen before it is looked again.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
 
 /// Longer than the library takes to give a message up.
 const GRACE: Duration = Duration::from_secs(5);
@@ -25,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Writes records as any outsider may: each by itself, durable, and in no lane's order.
 pub struct Publisher {
     connection: Connection,
-    producer: BaseProducer<Deliveries>,
+    producer: WaitedProducer<Deliveries>,
     context: Deliveries,
     topics: TopicNames,
     partitions: u32,
@@ -62,6 +63,11 @@ impl Publisher {
         let producer = config
             .create_with_context(context.clone())
             .map_err(|error| connection.failed("connect", &error, &context.told))?;
+        let producer = WaitedProducer::new(producer).ok_or_else(|| LogError::Kafka {
+            what: "connect".to_owned(),
+            brokers: Arc::clone(&connection.brokers),
+            reason: NO_EVENTS.to_owned(),
+        })?;
         let topics = TopicNames::new(&connection);
         Ok(Self { connection, producer, context, topics, partitions, patience, publishing: Mutex::default() })
     }
@@ -123,7 +129,7 @@ impl Publisher {
                         return Err(self.failed(&error));
                     }
                     message = back;
-                    self.producer.poll(POLL);
+                    self.producer.serve(LOOK_AFTER);
                 }
             }
         }
@@ -144,7 +150,7 @@ impl Publisher {
             if is_over || self.context.told.is_refused() {
                 return Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::OperationTimedOut)));
             }
-            self.producer.poll(POLL);
+            self.producer.serve(LOOK_AFTER);
         }
     }
 

@@ -35,14 +35,14 @@ impl Reading<'_> {
 }
 
 /// The highest epoch of each lane that was seen in a partition. What an owner of the past wrote after it does not
-/// count. A partition has records of few lanes: its own, and those that handed something over.
+/// count. A partition has records of few lanes: its own, those of stages, and those that handed something over.
 #[derive(Debug, Default)]
 pub(super) struct Epochs(BTreeMap<Arc<str>, u64>);
 
 impl Epochs {
     /// Whether an owner of the past wrote the record at `place`.
-    pub(super) fn is_stale(&mut self, reading: &Reading<'_>, place: Option<&Place<Arc<str>>>) -> bool {
-        let Some(place) = place.filter(|place| reading.is_own(Some(&place.lane))) else { return false };
+    pub(super) fn is_stale(&mut self, place: Option<&Place<Arc<str>>>) -> bool {
+        let Some(place) = place else { return false };
         let Some(highest) = self.0.get_mut(&place.lane) else {
             self.0.insert(Arc::clone(&place.lane), place.epoch);
             return false;

@@ -266,7 +266,7 @@ impl Stream {
                     return Ok(());
                 }
                 self.next = offset + 1;
-                if !self.epochs.is_stale(shared, read.place.as_ref()) {
+                if !self.epochs.is_stale(read.place.as_ref()) {
                     self.head = Some(read);
                 }
                 Ok(())

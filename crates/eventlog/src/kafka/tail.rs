@@ -1,7 +1,10 @@
 //! The newest records of a partition, kept in memory without a hole.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use super::headers::Place;
+use super::reading::Epochs;
 use crate::record::Record;
 
 /// Records from `from` on, up to but without `next`. No committed record between the two is missing.
@@ -10,8 +13,7 @@ pub(super) struct Tail {
     from: u64,
     next: u64,
     records: VecDeque<Record>,
-    /// The highest epoch that was seen. What an owner of the past wrote after it does not count.
-    epoch: u64,
+    epochs: Epochs,
 }
 
 /// What a record takes beside its key and value, about.
@@ -25,7 +27,7 @@ pub(super) fn bytes_of(record: &Record) -> usize {
 impl Tail {
     /// A tail that begins at `from`.
     pub(super) fn new(from: u64) -> Self {
-        Self { from, next: from, records: VecDeque::new(), epoch: 0 }
+        Self { from, next: from, records: VecDeque::new(), epochs: Epochs::default() }
     }
 
     /// The offset from which on it holds everything.
@@ -43,11 +45,9 @@ impl Tail {
         self.records.front()
     }
 
-    /// Passes over a record of an owner of the past. Returns whether it is one.
-    pub(super) fn is_stale(&mut self, epoch: Option<u64>) -> bool {
-        let Some(epoch) = epoch else { return false };
-        self.epoch = self.epoch.max(epoch);
-        epoch < self.epoch
+    /// Whether an owner of the past wrote the record at `place`, of this lane or another.
+    pub(super) fn is_stale(&mut self, place: Option<&Place<Arc<str>>>) -> bool {
+        self.epochs.is_stale(place)
     }
 
     /// Takes in the next record, or moves past one that does not count.
@@ -156,8 +156,17 @@ mod tests {
     #[test]
     fn an_owner_of_the_past_is_told_by_its_epoch() {
         let mut tail = Tail::new(0);
-        let told: Vec<bool> =
-            [Some(2), None, Some(3), Some(2), Some(3)].map(|epoch| tail.is_stale(epoch)).into();
-        assert_eq!(told, [false, false, false, true, false]);
+        let place = |lane: &str, epoch| Place { lane: Arc::from(lane), epoch, lsn: Lsn(0) };
+        let places = [
+            Some(place("0", 2)),
+            None,
+            Some(place("0", 3)),
+            Some(place("0", 2)),
+            Some(place("diagnose-0", 2)),
+            Some(place("0", 3)),
+            Some(place("diagnose-0", 1)),
+        ];
+        let told: Vec<bool> = places.iter().map(|place| tail.is_stale(place.as_ref())).collect();
+        assert_eq!(told, [false, false, false, true, false, false, true]);
     }
 }

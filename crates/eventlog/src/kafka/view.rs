@@ -208,12 +208,11 @@ impl View {
         let Read { mut record, place } = read;
         let (at, offset) = (record.topic_partition(), record.offset);
         let mut state = locked(&self.state);
-        let epoch = place.filter(|_| is_own).map(|place| place.epoch);
         let Some(tail) = state.tails.get_mut(&at) else { return };
         if offset < tail.next() {
             return;
         }
-        let is_stale = tail.is_stale(epoch);
+        let is_stale = tail.is_stale(place.as_ref());
         if is_stale {
             tail.push(offset, None);
             tracing::warn!(%at, offset, "passed over a record of an owner of the past");

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 
+use kintsugi_eventlog::kafka::Options;
 use kintsugi_eventlog::{Append, EventLog as _, KafkaLog, LogError, LogReader as _, Lsn, TopicPartition};
 use kintsugi_events::Topic;
 
@@ -37,6 +38,41 @@ fn the_next_owner_fences_the_last_one() {
     let again = first.append_wait(&one(AGENTS, "later"));
     assert!(matches!(again, Err(LogError::Poisoned { .. })), "{again:?}");
     assert_eq!(texts(&second), ["before", "after"]);
+}
+
+#[test]
+fn a_stage_has_a_lane_of_its_own_in_a_partition_and_goes_on_where_it_came_to_elsewhere() {
+    let topics = Topics::new(1);
+    let (anomalies, diagnoses) =
+        (TopicPartition::new(Topic::Anomalies, 0), TopicPartition::new(Topic::Diagnoses, 0));
+    let settle = |next| Append {
+        records: vec![bare(diagnoses, "found")],
+        positions: vec![stored("diagnose", anomalies, next)],
+    };
+    let open_stage = || {
+        let options = Options::of_stage(topics.connection.clone(), [0], "diagnose", &[Topic::Anomalies]);
+        KafkaLog::open(options).expect("the lane opens")
+    };
+    let node = topics.open([0]);
+    node.append_wait(&settle(3)).expect("durable");
+    let stage = open_stage();
+    assert_eq!(stage.position("diagnose", anomalies), Some(3));
+    // Neither fences the other.
+    stage.append_wait(&settle(7)).expect("durable");
+    node.append_wait(&one(AGENTS, "node")).expect("durable");
+    stage.append_wait(&settle(8)).expect("durable");
+    assert_eq!(node.position("diagnose", anomalies), Some(3), "it does not have the stage any more");
+    drop(node);
+
+    let mut options = topics.options([0]);
+    options.take_back("diagnose", &[Topic::Anomalies]);
+    let node = KafkaLog::open(options).expect("the lane opens");
+    assert_eq!(node.position("diagnose", anomalies), Some(8));
+    node.append_wait(&settle(9)).expect("durable");
+    assert_eq!(open_stage().position("diagnose", anomalies), Some(9), "what is furthest holds");
+    let late = stage.append_wait(&settle(8));
+    let told = late.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(told.contains("lane diagnose-0 was taken over by another owner"), "{told}");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::support::{
     GOALS, append, contents, files, flip, folder, length, open, open_tiny, prepared, truncate,
 };
-use crate::embedded::{ReadOnlyLog, Retention};
+use crate::embedded::ReadOnlyLog;
 use crate::error::LogError;
-use crate::log::{EventLog as _, LogReader as _, Lsn};
+use crate::log::{EventLog as _, LogReader as _, Lsn, Retention};
 
 #[test]
 fn a_reader_follows_a_writer_over_segments() {
@@ -38,7 +38,8 @@ fn a_reader_that_fell_behind_retention_is_told_where_the_log_begins() {
     for number in 10..30 {
         append(&log, number);
     }
-    log.retain(&Retention { age_min: Duration::ZERO, low_water: Lsn(u64::MAX) }).expect("retention");
+    log.retain(&Retention { age_min: Duration::ZERO, bytes_min: 0, low_water: Lsn(u64::MAX) })
+        .expect("retention");
     let oldest = log.start_offset(GOALS);
     let read = reader.read(GOALS, 0, 10, 1000);
     assert!(matches!(read, Err(LogError::Trimmed { oldest: named }) if named == oldest), "{read:?}");

@@ -10,11 +10,11 @@ use super::support::{
     AGENTS, GOALS, TINY, append, contents, files, folder, length, open_tiny, options, record, stored,
     truncate,
 };
-use crate::embedded::{EmbeddedLog, Options, Retention};
+use crate::embedded::{EmbeddedLog, Options};
 use crate::error::LogError;
-use crate::log::{Append, EventLog as _, LogReader as _, Lsn};
+use crate::log::{Append, EventLog as _, LogReader as _, Lsn, Retention};
 
-const ANY_AGE: Retention = Retention { age_min: Duration::ZERO, low_water: Lsn(u64::MAX) };
+const ANY_AGE: Retention = Retention { age_min: Duration::ZERO, bytes_min: 0, low_water: Lsn(u64::MAX) };
 
 fn open_with_clock(directory: &Path) -> (EmbeddedLog, Arc<ManualClock>) {
     let clock = Arc::new(ManualClock::new(Timestamp::from_timestamp_millis(1_000_000).expect("a time")));
@@ -123,6 +123,28 @@ fn a_segment_stays_until_its_newest_record_is_old_enough() {
     assert!(retained.segments_deleted > 0);
     let oldest = log.start_offset(GOALS);
     assert!((8..=10).contains(&oldest), "the first hour's records are gone, later ones are not: {oldest}");
+}
+
+#[test]
+fn so_many_of_the_newest_bytes_are_kept_and_what_would_go_is_told_before() {
+    let directory = folder();
+    let log = open_tiny(directory.path());
+    for number in 0..20 {
+        append(&log, number);
+    }
+    let size = log.size();
+    let nothing = Retention { bytes_min: size.bytes, ..ANY_AGE };
+    assert_eq!(log.retainable(&nothing).segments_deleted, 0);
+    assert_eq!(log.retain(&nothing).expect("retention").segments_deleted, 0);
+    let half = Retention { bytes_min: size.bytes / 2, ..ANY_AGE };
+    let told = log.retainable(&half);
+    assert!(told.segments_deleted > 0 && size.bytes - told.bytes_deleted >= size.bytes / 2);
+    assert_eq!(log.retain(&half).expect("retention"), told);
+    assert_eq!(log.size().bytes, size.bytes - told.bytes_deleted);
+    assert_eq!(
+        log.retainable(&half),
+        crate::log::Retained { start_lsn: log.start_lsn(), ..Default::default() }
+    );
 }
 
 #[test]
