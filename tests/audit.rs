@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, anyhow};
 use kintsugi_agent::AgentState;
-use kintsugi_eventlog::LogReader;
+use kintsugi_eventlog::{LogReader, Lsn};
 use kintsugi_events::{AgentEvent, GoalResult, Payload, RecoveryPhase, Subject};
 use kintsugi_types::{AgentId, AgentKind, AnomalyId, DiagnosisId, GoalId, RecoveryId, TenantId};
 
@@ -35,11 +35,22 @@ impl Audit {
     /// Reads the whole log.
     pub fn of(log: &dyn LogReader) -> Result<Self> {
         let mut audit = Self::default();
+        audit.follow(log, log.start_lsn())?;
+        for (goal, results) in &audit.goals {
+            if results.len() > 1 {
+                audit.contradictions.push(format!("goal {goal} ended {} times", results.len()));
+            }
+        }
+        Ok(audit)
+    }
+
+    /// Takes in what the log holds from `from` on, and returns where to go on.
+    pub fn follow(&mut self, log: &dyn LogReader, from: Lsn) -> Result<Lsn> {
         let mut failed = None;
-        log.replay(log.start_lsn(), &mut |record| match record.to_event() {
+        let next = log.replay(from, &mut |record| match record.to_event() {
             Ok(event) => {
                 let sequence = event.envelope.sequence;
-                audit.take(event.envelope.subject, sequence, event.payload);
+                self.take(event.envelope.subject, sequence, event.payload);
                 ControlFlow::Continue(())
             }
             Err(failure) => {
@@ -47,12 +58,7 @@ impl Audit {
                 ControlFlow::Break(())
             }
         })?;
-        for (goal, results) in &audit.goals {
-            if results.len() > 1 {
-                audit.contradictions.push(format!("goal {goal} ended {} times", results.len()));
-            }
-        }
-        failed.map_or(Ok(audit), Err)
+        failed.map_or(Ok(next), Err)
     }
 
     /// Goals without a result.

@@ -102,7 +102,12 @@ pub fn ledger(folder: &Path) -> Result<BTreeMap<i64, usize>> {
 
 /// Goals `1..=count` for the script.
 pub fn goals(count: usize) -> Result<Vec<Goal>> {
-    (1..=count)
+    goals_from(1, count)
+}
+
+/// So many goals for the script, from number `first` on.
+pub fn goals_from(first: usize, count: usize) -> Result<Vec<Goal>> {
+    (first..first + count)
         .map(|number| {
             let mut goal: Goal = serde_json::from_value(json!({"text": format!("charge {number}")}))?;
             goal.id = Some(GoalId::new(format!("goal-{number}"))?);

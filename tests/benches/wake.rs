@@ -160,10 +160,10 @@ fn apart(folder: &Path, log: Arc<dyn EventLog>) -> Result<Apart> {
     let restored = restore(&lane)?;
     ensure!(restored.agents.is_empty(), "{} agents are not at rest", restored.agents.len());
     let agents = everyone(&node.config)?;
-    let state_bytes = put_references(&lane.store, &agents)?;
+    let state_bytes = put_references(&lane.core.store, &agents)?;
     let read = timed(&agents, |agent| {
         let begun = Instant::now();
-        let bytes = lane.store.stage(agent.as_str())?;
+        let bytes = lane.core.store.stage(agent.as_str())?;
         let took = begun.elapsed();
         ensure!(bytes.is_some(), "the reference of {agent} is missing");
         Ok(took)

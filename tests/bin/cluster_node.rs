@@ -74,9 +74,9 @@ fn main() -> Result<()> {
     });
     let membership = Membership::join(
         MembershipOptions {
-            connection,
             member: Some(arguments.member.as_str().into()),
             session_timeout: Duration::from_millis(arguments.session_timeout_ms),
+            ..MembershipOptions::new(connection)
         },
         on_change,
     )?;

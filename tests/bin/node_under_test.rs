@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use kintsugi_eventlog::EmbeddedLog;
 use kintsugi_eventlog::embedded::{Boundary, Options};
-use kintsugi_runtime::Node;
+use kintsugi_eventlog::{EmbeddedLog, Lsn};
 use kintsugi_runtime::config::{EffectBoundary, EffectProbe};
+use kintsugi_runtime::{Keep, Node};
 use kintsugi_tests::audit::Audit;
-use kintsugi_tests::scripted_node::{Wiring, goals, parts};
+use kintsugi_tests::scripted_node::{Wiring, goals, goals_from, parts};
+use kintsugi_types::ByteCount;
 
 #[derive(Parser)]
 struct Arguments {
@@ -24,6 +25,17 @@ struct Arguments {
     /// Where it dies: `BOUNDARY:COUNT`.
     #[arg(long)]
     die_at: Option<String>,
+    /// The number of its first goal.
+    #[arg(long, default_value_t = 1)]
+    first: usize,
+    /// Files of so many bytes make its log, of which it keeps about `--retain-bytes` and what is younger than
+    /// `--retain-ms`. It then runs until it is killed, whatever its goals are at.
+    #[arg(long, requires_all = ["retain_bytes", "retain_ms"])]
+    segment_bytes: Option<u64>,
+    #[arg(long)]
+    retain_bytes: Option<u64>,
+    #[arg(long)]
+    retain_ms: Option<u64>,
 }
 
 /// Counts the passes of one boundary down and aborts at the last.
@@ -38,6 +50,17 @@ impl Fuse {
             std::process::abort();
         }
     }
+}
+
+/// Lets go of the log's oldest again and again, until the process is killed.
+fn keep_short(node: &Node, bytes: u64, age_ms: u64) -> Result<()> {
+    let keep =
+        Keep { age_min: Duration::from_millis(age_ms), bytes_min: ByteCount(bytes), from: Lsn(u64::MAX) };
+    while !node.has_ended() {
+        node.retain(&keep)?;
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    bail!("the node ended by itself")
 }
 
 fn main() -> Result<()> {
@@ -60,7 +83,15 @@ fn main() -> Result<()> {
             });
         })));
     }
+    if let Some(bytes) = arguments.segment_bytes {
+        options.segment_bytes = ByteCount(bytes);
+    }
     let log = Arc::new(EmbeddedLog::open(arguments.folder.join("log"), options)?);
+    if let (Some(bytes), Some(age_ms)) = (arguments.retain_bytes, arguments.retain_ms) {
+        let node = Node::start(parts(&arguments.folder, log, wiring)?)?;
+        node.publish(&goals_from(arguments.first, arguments.goals)?)?;
+        return keep_short(&node, bytes, age_ms);
+    }
     let before = Audit::of(log.as_ref())?;
     let ended_before = before.goals.len() - before.open_goals();
     let node = Node::start(parts(&arguments.folder, log, wiring)?)?;

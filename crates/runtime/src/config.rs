@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use kintsugi_agent::{Command, KindConfig};
 use kintsugi_chaos::FaultPlan;
-use kintsugi_events::Mode;
+use kintsugi_events::{Mode, Topic};
 use kintsugi_monitor::MonitorSettings;
 use kintsugi_types::{AgentId, AgentKind, NameError, RetryPolicy, TenantId};
 
@@ -78,6 +78,55 @@ pub struct NodeConfig {
     pub effect_probe: Option<EffectProbe>,
 }
 
+/// One of the healing stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageName {
+    /// From metrics to anomalies.
+    Monitor,
+    /// From anomalies to diagnoses.
+    Diagnose,
+    /// From diagnoses to recoveries.
+    Recover,
+}
+
+impl StageName {
+    /// All of them, in the order in which events pass them.
+    pub const ALL: [Self; 3] = [Self::Monitor, Self::Diagnose, Self::Recover];
+
+    /// Its name, which is its consumer's too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Monitor => "monitor",
+            Self::Diagnose => "diagnose",
+            Self::Recover => "recover",
+        }
+    }
+
+    /// The topics that it reads.
+    pub const fn inputs(self) -> &'static [Topic] {
+        match self {
+            Self::Monitor => &[Topic::Metrics],
+            Self::Diagnose => &[Topic::Anomalies],
+            Self::Recover => &[Topic::Recoveries, Topic::Diagnoses],
+        }
+    }
+
+    /// The topic that it writes.
+    pub const fn output(self) -> Topic {
+        match self {
+            Self::Monitor => Topic::Anomalies,
+            Self::Diagnose => Topic::Diagnoses,
+            Self::Recover => Topic::Recoveries,
+        }
+    }
+}
+
+impl std::fmt::Display for StageName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Which of the healing stages run in a node. The others are somebody else's, or nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stages {
@@ -93,8 +142,23 @@ impl Stages {
     /// All of them.
     pub const ALL: Self = Self { monitor: true, diagnose: true, recover: true };
 
+    /// The names of those that run.
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
+        let named = [(self.monitor, "monitor"), (self.diagnose, "diagnose"), (self.recover, "recover")];
+        named.into_iter().filter_map(|(runs, name)| runs.then_some(name))
+    }
+
     /// None of them.
     pub const NONE: Self = Self { monitor: false, diagnose: false, recover: false };
+
+    /// Whether this one is among them.
+    pub const fn has(self, stage: StageName) -> bool {
+        match stage {
+            StageName::Monitor => self.monitor,
+            StageName::Diagnose => self.diagnose,
+            StageName::Recover => self.recover,
+        }
+    }
 }
 
 impl Default for Stages {

@@ -1,14 +1,15 @@
-//! Keeps one lane of a shared log open for as long as it is this node's.
+//! Keeps lanes of a shared log open, each for as long as it is this process's.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kintsugi_eventlog::LogError;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::lanes::OpenLanes;
+use crate::lane_core::OnLaneFailure;
+use crate::node::NodeError;
 
 /// How soon a lane that could not be opened, or that was lost, is tried again: from, to.
 const AGAIN_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
@@ -16,10 +17,58 @@ const AGAIN_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// A lane that was open for so long was not lost for being opened.
 const STEADY_AFTER: Duration = Duration::from_secs(30);
 
+/// Who has lanes that have to be kept open.
+pub(crate) trait LaneOwner: Send + Sync + 'static {
+    /// Opens a lane and returns when it is restored and running. Other lanes go on meanwhile.
+    fn open(&self, number: u32, on_failure: OnLaneFailure) -> Result<(), NodeError>;
+
+    /// Closes a lane, if it is open, and returns when nothing works on it any more.
+    fn close(&self, number: u32, is_orderly: bool);
+}
+
+/// The keepers of an owner's lanes, by their number.
+#[derive(Debug, Default)]
+pub(crate) struct Keepers(Mutex<BTreeMap<u32, Keeper>>);
+
+impl Keepers {
+    fn keepers(&self) -> MutexGuard<'_, BTreeMap<u32, Keeper>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lanes that are to be open.
+    pub(crate) fn numbers(&self) -> Vec<u32> {
+        self.keepers().keys().copied().collect()
+    }
+
+    /// Keeps these lanes of `owner` open from now on.
+    pub(crate) fn gain(&self, owner: &Arc<impl LaneOwner>, numbers: &[u32]) {
+        info!(lanes = ?numbers, "gained lanes");
+        for number in numbers {
+            if self.keepers().contains_key(number) {
+                continue;
+            }
+            match Keeper::start(*number, owner.clone()) {
+                Ok(keeper) => _ = self.keepers().insert(*number, keeper),
+                Err(failure) => error!(lane = number, %failure, "start thread"),
+            }
+        }
+    }
+
+    /// Closes these lanes, and returns when nothing works on them any more.
+    pub(crate) fn lose(&self, numbers: &[u32]) {
+        info!(lanes = ?numbers, "letting go of lanes");
+        let keepers: Vec<Keeper> =
+            numbers.iter().filter_map(|number| self.keepers().remove(number)).collect();
+        // All at once: each may wait for a tool.
+        keepers.iter().for_each(Keeper::let_go);
+        keepers.into_iter().for_each(Keeper::join);
+    }
+}
+
 /// What a keeper is told.
 #[derive(Debug, Clone, Copy)]
 enum Word {
-    /// The lane's log takes no more appends.
+    /// The lane cannot go on.
     Failed,
     /// The lane goes to somebody else.
     LetGo,
@@ -27,14 +76,14 @@ enum Word {
 
 /// A thread that keeps one lane open.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+struct Keeper {
     words: Sender<Word>,
     thread: JoinHandle<()>,
 }
 
 impl Keeper {
     /// Opens lane number `number` of `lanes` from now on, again and again where that is needed.
-    pub(crate) fn start(number: u32, lanes: Arc<OpenLanes>) -> std::io::Result<Self> {
+    fn start(number: u32, lanes: Arc<dyn LaneOwner>) -> std::io::Result<Self> {
         let (words, heard) = channel();
         let to_itself = words.clone();
         let keeping = Keeping { number, lanes, heard, to_itself };
@@ -44,13 +93,13 @@ impl Keeper {
     }
 
     /// Tells it to close the lane.
-    pub(crate) fn let_go(&self) {
+    fn let_go(&self) {
         // One that has ended keeps nothing.
         let _ = self.words.send(Word::LetGo);
     }
 
     /// Waits until the lane is closed.
-    pub(crate) fn join(self) {
+    fn join(self) {
         // A thread that panicked keeps nothing either.
         let _ = self.thread.join();
     }
@@ -58,7 +107,7 @@ impl Keeper {
 
 struct Keeping {
     number: u32,
-    lanes: Arc<OpenLanes>,
+    lanes: Arc<dyn LaneOwner>,
     heard: Receiver<Word>,
     to_itself: Sender<Word>,
 }
@@ -69,8 +118,8 @@ impl Keeping {
         let mut again_after = AGAIN_AFTER.0;
         loop {
             let failed = self.to_itself.clone();
-            let on_failure = Box::new(move |failure: &LogError| {
-                info!(lane = number, %failure, "the lane's log takes no more appends");
+            let on_failure = Box::new(move |reason: &str| {
+                info!(lane = number, reason, "the lane cannot go on");
                 // The keeper lives for as long as its lane is open.
                 let _ = failed.send(Word::Failed);
             });

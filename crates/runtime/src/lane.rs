@@ -2,25 +2,23 @@
 //! again when they die.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
-use kintsugi_eventlog::TopicPartition;
 use kintsugi_events::Topic;
 use kintsugi_types::Timestamp;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::agent_actor::DeathGuard;
 use crate::lane_context::LaneContext;
 use crate::partition::{Drain, GoalsArrived, Partition};
 use crate::restore::{Restored, restore};
-use crate::stage::{Stage, StageActor};
-use crate::stages::{DiagnoseStage, MonitorStage, RecoverStage};
+use crate::stages::StageKind;
 
-/// How often one part of a lane may die within [`DEATHS_WINDOW_S`] before the node gives up.
+/// How often one part of a lane may die within [`DEATHS_WINDOW_S`] before the lane gives up.
 const DEATHS_MAX: usize = 20;
 
 /// See [`DEATHS_MAX`], in seconds.
@@ -30,8 +28,23 @@ const DEATHS_WINDOW_S: i64 = 60;
 /// process had died.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
-/// How long the thread that waits for outsiders' goals waits before it looks whether it shall end.
-const NEWS_WAIT: Duration = Duration::from_millis(500);
+/// The deaths of a lane's parts that still count.
+#[derive(Debug, Default)]
+pub(crate) struct Deaths(Vec<Timestamp>);
+
+impl Deaths {
+    /// Notes one, and says whether it is one too many.
+    pub(crate) fn note(&mut self, now: Timestamp) -> bool {
+        self.0.retain(|death| now.signed_duration_since(*death).num_seconds() < DEATHS_WINDOW_S);
+        self.0.push(now);
+        self.0.len() > DEATHS_MAX
+    }
+
+    /// How many there are.
+    pub(crate) const fn count(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// A part of a lane that is supervised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +105,7 @@ pub(crate) struct LaneSupervisor {
     restored: Option<Restored>,
     partition: Option<Addr<Partition>>,
     parts: Vec<(Part, Recipient<Order>)>,
-    deaths: Vec<Timestamp>,
+    deaths: Deaths,
 }
 
 impl LaneSupervisor {
@@ -100,7 +113,7 @@ impl LaneSupervisor {
         let supervisor = ctx.address();
         let lane = self.lane.clone();
         DeathGuard::new(move || {
-            if !lane.is_stopping() {
+            if !lane.core.is_stopping() {
                 supervisor.do_send(PartDied(part));
             }
         })
@@ -127,14 +140,14 @@ impl LaneSupervisor {
                 partition.recipient()
             }
             Part::Monitor => {
-                let stage = MonitorStage::new(lane.node.config.monitor);
-                start_stage(lane, stage, guard)
+                let stage = StageKind::Monitor(lane.node.config.monitor);
+                stage.start(lane.core.clone(), guard).orders
             }
-            Part::Diagnose => start_stage(lane, DiagnoseStage::default(), guard),
+            Part::Diagnose => StageKind::Diagnose.start(lane.core.clone(), guard).orders,
             Part::Recover => {
                 let config = &lane.node.config;
-                let stage = RecoverStage::new(config.policies.clone(), config.mode, config.seed);
-                start_stage(lane, stage, guard)
+                let (policies, mode, seed) = (config.policies.clone(), config.mode, config.seed);
+                StageKind::Recover { policies, mode, seed }.start(lane.core.clone(), guard).orders
             }
         };
         self.parts.retain(|(known, _)| *known != part);
@@ -142,13 +155,9 @@ impl LaneSupervisor {
     }
 
     fn give_up(&self, reason: &str) {
-        error!(reason, lane = self.lane.place.number, "the node gives up");
-        self.lane.node.give_up(reason.to_owned());
+        error!(reason, lane = self.lane.core.place.number, "the lane gives up");
+        self.lane.core.failed(reason);
     }
-}
-
-fn start_stage<S: Stage>(lane: Arc<LaneContext>, stage: S, guard: DeathGuard) -> Recipient<Order> {
-    StageActor::new(lane, stage, guard).start().recipient()
 }
 
 impl Actor for LaneSupervisor {
@@ -172,14 +181,12 @@ impl Handler<PartDied> for LaneSupervisor {
     type Result = ();
 
     fn handle(&mut self, died: PartDied, ctx: &mut Context<Self>) {
-        if self.lane.is_stopping() {
+        if self.lane.core.is_stopping() {
             return;
         }
-        let now = self.lane.node.clock.now();
-        self.deaths.retain(|death| now.signed_duration_since(*death).num_seconds() < DEATHS_WINDOW_S);
-        self.deaths.push(now);
-        error!(part = ?died.0, deaths = self.deaths.len(), lane = self.lane.place.number, "a part of the node died");
-        if self.deaths.len() > DEATHS_MAX {
+        let are_too_many = self.deaths.note(self.lane.core.clock.now());
+        error!(part = ?died.0, deaths = self.deaths.count(), lane = self.lane.core.place.number, "a part of the node died");
+        if are_too_many {
             self.give_up("parts of the node keep dying");
             return;
         }
@@ -220,7 +227,7 @@ impl Handler<StopParts> for LaneSupervisor {
             part.do_send(Order::Stop);
         }
         self.partition = None;
-        self.lane.feed.clear();
+        self.lane.core.feed.clear();
         self.lane.effects.abandon();
         ctx.stop();
     }
@@ -251,7 +258,7 @@ impl RunningLane {
             restored: Some(restored),
             partition: None,
             parts: Vec::new(),
-            deaths: Vec::new(),
+            deaths: Deaths::default(),
         }
         .start();
         Self { lane, supervisor, news: None, ended }
@@ -259,17 +266,16 @@ impl RunningLane {
 
     /// Tells the partition of goals that others publish, from now on.
     pub(crate) fn listen(&mut self) -> std::io::Result<()> {
-        let (lane, supervisor) = (self.lane.clone(), self.supervisor.clone());
-        let name = format!("lane-{}-news", lane.place.number);
-        self.news =
-            Some(std::thread::Builder::new().name(name).spawn(move || hear_goals(&lane, &supervisor))?);
+        let supervisor = self.supervisor.clone();
+        let tell = move || supervisor.do_send(Forward(GoalsArrived));
+        self.news = Some(self.lane.core.listen(&[Topic::Goals], tell)?);
         Ok(())
     }
 
     /// Stops the lane. With `is_orderly` tools that are at work may end before, and their outcomes are kept. Returns
     /// when nothing works on it any more; its log is closed then.
     pub(crate) fn close(self, is_orderly: bool) {
-        let number = self.lane.place.number;
+        let number = self.lane.core.place.number;
         if is_orderly {
             let (drained, is_drained) = sync_channel(1);
             self.supervisor.do_send(Forward(Drain { drained }));
@@ -280,46 +286,12 @@ impl RunningLane {
                 );
             }
         }
-        self.lane.stop();
+        self.lane.core.stop();
         self.supervisor.do_send(StopParts);
-        if let Some(news) = self.news {
-            // It has nothing to tell.
-            let _ = news.join();
-        }
-        let (log, status) = (self.lane.log.clone(), self.lane.node.status.clone());
-        drop(self.lane);
-        if let Err(failure) = log.close() {
-            info!(lane = number, %failure, "the lane's log was closed");
-        }
-        // Everybody who holds the context has to let go: only then may the lane's cache be opened again.
-        if matches!(self.ended.recv_timeout(DRAIN_MAX), Err(RecvTimeoutError::Timeout)) {
-            warn!(lane = number, "the lane still has actors");
-        }
+        let Self { lane, supervisor: _, news, ended } = self;
+        let (core, status) = (lane.core.clone(), lane.node.status.clone());
+        drop(lane);
+        core.close(news, &ended);
         status.forget_lane(number);
-    }
-}
-
-/// Tells the partition whenever the goals have grown.
-fn hear_goals(lane: &LaneContext, supervisor: &Addr<LaneSupervisor>) {
-    let goals = TopicPartition::new(Topic::Goals, lane.place.number);
-    let mut seen = lane.log.end_lsn();
-    let mut end = 0;
-    while !lane.is_stopping() {
-        let grown = lane.log.end_offset(goals);
-        if grown > end {
-            end = grown;
-            supervisor.do_send(Forward(GoalsArrived));
-        }
-        let begun = Instant::now();
-        let after = lane.log.wait_past(seen, NEWS_WAIT);
-        // It waits for nothing where the log takes no more appends, which nobody else may have noticed.
-        if after == seen
-            && begun.elapsed() < NEWS_WAIT / 2
-            && let Err(failure) = lane.log.flush()
-        {
-            lane.log_failed(&failure);
-            return;
-        }
-        seen = after;
     }
 }

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::prelude::*;
 use kintsugi_eventlog::{EventLog, LogError};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::context::NodeContext;
-use crate::keeper::Keeper;
+use crate::keeper::{Keepers, LaneOwner};
 use crate::lane::{LaneSupervisor, RunningLane, prepare};
-use crate::lane_context::{LaneContext, LanePlace, OnLogFailure};
+use crate::lane_context::LaneContext;
+use crate::lane_core::{LanePlace, OnLaneFailure};
 use crate::node::NodeError;
 
 /// Opens the log of lane number so-and-so, and takes it over from whoever had it.
@@ -61,7 +62,7 @@ pub(crate) struct OpenLanes {
     node: Arc<NodeContext>,
     lanes: Lanes,
     running: Mutex<BTreeMap<u32, RunningLane>>,
-    keepers: Mutex<BTreeMap<u32, Keeper>>,
+    keepers: Keepers,
 }
 
 impl OpenLanes {
@@ -70,7 +71,7 @@ impl OpenLanes {
         let mut running = BTreeMap::new();
         if let Lanes::Only(log) = &lanes {
             let stopped = node.clone();
-            let told = Box::new(move |failure: &LogError| stopped.give_up(failure.to_string()));
+            let told = Box::new(move |reason: &str| stopped.give_up(reason.to_owned()));
             let store_dir = node.config.store_dir.clone();
             let (lane, ended) =
                 LaneContext::open(node.clone(), LanePlace::ONLY, log.clone(), &store_dir, told)?;
@@ -78,15 +79,11 @@ impl OpenLanes {
             running.insert(LanePlace::ONLY.number, RunningLane::start(lane, ended, restored));
         }
         let running = Mutex::new(running);
-        Ok(Arc::new(Self { node, lanes, running, keepers: Mutex::default() }))
+        Ok(Arc::new(Self { node, lanes, running, keepers: Keepers::default() }))
     }
 
     fn running(&self) -> MutexGuard<'_, BTreeMap<u32, RunningLane>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keepers(&self) -> MutexGuard<'_, BTreeMap<u32, Keeper>> {
-        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The partition of everything that has this key.
@@ -116,11 +113,36 @@ impl OpenLanes {
     /// Whether there are lanes, and none waits to be opened.
     pub(crate) fn are_open(&self) -> bool {
         let open = self.running().len();
-        open > 0 && open >= self.keepers().len()
+        open > 0 && open >= self.keepers.numbers().len()
     }
 
-    /// Opens a lane and returns when everything in it is restored and running. Other lanes go on meanwhile.
-    pub(crate) fn open(&self, number: u32, on_failure: OnLogFailure) -> Result<(), NodeError> {
+    /// Keeps these lanes open from now on.
+    pub(crate) fn gain(self: &Arc<Self>, numbers: &[u32]) {
+        self.keepers.gain(self, numbers);
+    }
+
+    /// Closes these lanes, and returns when nothing works on them any more.
+    pub(crate) fn lose(&self, numbers: &[u32]) {
+        self.keepers.lose(numbers);
+    }
+
+    /// Lets go of everything. Lanes of a shared log are closed, for others wait for them; the only lane is returned,
+    /// whose log is somebody else's to close.
+    pub(crate) fn end(&self) -> Option<Arc<LaneContext>> {
+        let kept = self.keepers.numbers();
+        if !kept.is_empty() {
+            self.lose(&kept);
+        }
+        let running = std::mem::take(&mut *self.running());
+        if running.len() > 1 {
+            warn!("lanes were left open");
+        }
+        running.into_values().next().map(|running| running.lane)
+    }
+}
+
+impl LaneOwner for OpenLanes {
+    fn open(&self, number: u32, on_failure: OnLaneFailure) -> Result<(), NodeError> {
         let Lanes::Shared { partitions, open } = &self.lanes else { return Ok(()) };
         let place = LanePlace { number, partitions: *partitions };
         let log = open(number)?;
@@ -144,50 +166,11 @@ impl OpenLanes {
         Ok(())
     }
 
-    /// Closes a lane, if it is open, and returns when nothing works on it any more.
-    pub(crate) fn close(&self, number: u32, is_orderly: bool) {
+    fn close(&self, number: u32, is_orderly: bool) {
         let running = self.running().remove(&number);
         if let Some(running) = running {
             running.close(is_orderly);
             info!(lane = number, "lane closed");
         }
-    }
-
-    /// Keeps these lanes open from now on.
-    pub(crate) fn gain(self: &Arc<Self>, numbers: &[u32]) {
-        info!(lanes = ?numbers, "gained lanes");
-        for number in numbers {
-            if self.keepers().contains_key(number) {
-                continue;
-            }
-            match Keeper::start(*number, self.clone()) {
-                Ok(keeper) => _ = self.keepers().insert(*number, keeper),
-                Err(failure) => error!(lane = number, %failure, "start thread"),
-            }
-        }
-    }
-
-    /// Closes these lanes, and returns when nothing works on them any more.
-    pub(crate) fn lose(&self, numbers: &[u32]) {
-        info!(lanes = ?numbers, "letting go of lanes");
-        let keepers: Vec<Keeper> =
-            numbers.iter().filter_map(|number| self.keepers().remove(number)).collect();
-        // All at once: each may wait for a tool.
-        keepers.iter().for_each(Keeper::let_go);
-        keepers.into_iter().for_each(Keeper::join);
-    }
-
-    /// Lets go of everything. Lanes of a shared log are closed, for others wait for them; the only lane is returned,
-    /// whose log is somebody else's to close.
-    pub(crate) fn end(&self) -> Option<Arc<LaneContext>> {
-        let kept: Vec<u32> = self.keepers().keys().copied().collect();
-        if !kept.is_empty() {
-            self.lose(&kept);
-        }
-        let running = std::mem::take(&mut *self.running());
-        if running.len() > 1 {
-            warn!("lanes were left open");
-        }
-        running.into_values().next().map(|running| running.lane)
     }
 }

@@ -3,6 +3,7 @@
 //! Whatever matters is in the log before it is acted upon; what lives here in memory can be thrown away at any
 //! instruction. Nothing here talks to an agent but its partition, and the partition hands it one command at a time.
 
+mod actor_thread;
 pub mod agent_actor;
 pub mod config;
 pub mod context;
@@ -11,23 +12,30 @@ pub mod feed;
 mod keeper;
 mod lane;
 pub mod lane_context;
+mod lane_core;
 mod lanes;
 pub mod node;
 mod partition;
 mod policies;
 pub mod publish;
 pub mod restore;
+pub mod retention;
 mod runnable;
 mod stage;
+pub mod stage_node;
 mod stages;
 pub mod status;
 pub mod store;
 
-pub use config::{NodeConfig, Population, Stages};
+pub use config::{NodeConfig, Population, StageName, Stages};
 pub use context::NodeContext;
 pub use feed::{Feed, FeedBatch};
-pub use lane_context::{LaneContext, LanePlace};
+pub use lane_context::LaneContext;
+pub use lane_core::{LaneCore, LanePlace, OnLaneFailure};
 pub use node::{Lanes, Node, NodeError};
 pub use policies::SharedPolicies;
 pub use publish::PublishError;
+pub use retention::{Keep, RetainError};
+pub use stage_node::{StageNode, StageNodeParts};
+pub use stages::StageKind;
 pub use status::{Status, StatusSnapshot};

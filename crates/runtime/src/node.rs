@@ -1,26 +1,28 @@
 //! A node: its own thread with an actix system, its lanes, and what they share.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::prelude::*;
-use kintsugi_eventlog::{Append, Committed, LogError, NewRecord};
+use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Retained};
 use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::{
     BackendFactory, EngineReport, Residence, SchedulerConfig, SchedulerStats, StartError,
 };
 use kintsugi_tools::Registry;
 use kintsugi_types::{AgentId, Clock, GoalId, Invariants, TenantId};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
+use crate::actor_thread::ActorThread;
 use crate::config::NodeConfig;
 use crate::context::NodeContext;
 use crate::lane::{Break, Forward, LaneSupervisor};
+use crate::lane_core::LanePlace;
 use crate::lanes::OpenLanes;
 use crate::partition::{EngineNews, GoalsArrived, ResumeAgent};
 use crate::publish::{PublishError, goal_event, goal_key};
 use crate::restore::RestoreError;
+use crate::retention::{Keep, Needs, RetainError};
 use crate::status::StatusSnapshot;
 use crate::store::StoreError;
 
@@ -77,39 +79,18 @@ impl std::fmt::Debug for NodeParts {
 pub struct Node {
     context: Arc<NodeContext>,
     lanes: Arc<OpenLanes>,
-    system: System,
-    thread: Option<JoinHandle<()>>,
+    thread: ActorThread,
+    /// What of the log is needed, as far as retention has read it.
+    needs: Mutex<Needs>,
 }
 
 impl Node {
     /// Starts a node and returns when everything is restored and running. One on a shared log has no lanes yet.
     pub fn start(parts: NodeParts) -> Result<Self, NodeError> {
-        let (told, outcome) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("kintsugi-node".to_owned()).spawn(move || {
-            let tool_threads = parts.config.tool_threads;
-            let system = System::with_tokio_rt(move || {
-                #[expect(
-                    clippy::expect_used,
-                    reason = "without a runtime there is no node; the thread's end is seen"
-                )]
-                tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .max_blocking_threads(tool_threads)
-                    .build()
-                    .expect("build runtime")
-            });
-            system.block_on(async {
-                let started = start_inside(parts);
-                // Whoever started the node waits for this.
-                let _ = told.send(started.map(|(context, lanes)| (context, lanes, System::current())));
-            });
-            if let Err(failure) = system.run() {
-                // Only a number; the reason stands in the status.
-                debug!(%failure, "node stopped");
-            }
-        })?;
-        let (context, lanes, system) = outcome.recv().map_err(|_| NodeError::Died)??;
-        Ok(Self { context, lanes, system, thread: Some(thread) })
+        let tool_threads = parts.config.tool_threads;
+        let begin = move || start_inside(parts);
+        let (thread, (context, lanes)) = ActorThread::start("kintsugi-node", tool_threads, begin)?;
+        Ok(Self { context, lanes, thread, needs: Mutex::default() })
     }
 
     /// Opens these lanes of a shared log, each on a thread of its own, and keeps them open until they are lost: one
@@ -146,12 +127,12 @@ impl Node {
         // Any lane takes goals for all.
         let lanes = self.lanes.numbers();
         let lane = lanes.first().and_then(|number| self.lanes.lane(*number)).ok_or(PublishError::NoLane)?;
-        let committed = lane.log.append_wait(&Append { records, positions: Vec::new() });
+        let committed = lane.core.log.append_wait(&Append { records, positions: Vec::new() });
         if let Err(failure) = &committed
             && !failure.is_retryable()
             && !matches!(failure, LogError::TooLarge { .. })
         {
-            lane.log_failed(failure);
+            lane.core.log_failed(failure);
         }
         let committed = committed?;
         for supervisor in lanes.into_iter().filter_map(|number| self.lanes.supervisor(number)) {
@@ -171,7 +152,7 @@ impl Node {
         let Ok(key) = goal_key(tenant, agent, id) else { return Ok(None) };
         let lane = self.lanes.lane(self.lanes.partition_of(key.as_str()));
         let Some(lane) = lane else { return Ok(None) };
-        Ok(lane.store.goal(tenant, agent, id)?.map(|known| known.content))
+        Ok(lane.core.store.goal(tenant, agent, id)?.map(|known| known.content))
     }
 
     /// What is going on.
@@ -192,6 +173,17 @@ impl Node {
     /// Counts of broken promises.
     pub fn invariants(&self) -> &Invariants {
         &self.context.invariants
+    }
+
+    /// Deletes the oldest of the log as far as `keep` lets it go and nothing still needs it. May take long, and
+    /// belongs on a thread that may wait. A shared log's retention is its own: of that nothing is deleted.
+    ///
+    /// What is left is enough to come back from, with the cache or without, see
+    /// [`retention`](crate::retention).
+    pub fn retain(&self, keep: &Keep) -> Result<Retained, RetainError> {
+        let lane = self.lanes.lane(LanePlace::ONLY.number).filter(|lane| !lane.core.place.is_shared());
+        let Some(lane) = lane else { return Ok(Retained::default()) };
+        self.needs.lock().unwrap_or_else(PoisonError::into_inner).let_go(&lane, keep)
     }
 
     /// Brings an agent back that needed a person. Returns whether it lives in this node.
@@ -219,21 +211,18 @@ impl Node {
     fn stop_and_join(&mut self) {
         let only = self.lanes.end();
         if let Some(lane) = &only {
-            lane.stop();
+            lane.core.stop();
         }
         let scheduler = self.context.scheduler.clone();
-        self.system.arbiter().spawn(async move {
+        self.thread.system().arbiter().spawn(async move {
             scheduler.shutdown().await;
             info!("node stopped");
             System::current().stop();
         });
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has nothing more to tell.
-            let _ = thread.join();
-        }
+        self.thread.join();
         // What was queued last holds the lane's cache open until it is told of its commit.
         // Why a log takes no more appends has been told.
-        if let Some(Err(failure)) = only.map(|lane| lane.log.flush())
+        if let Some(Err(failure)) = only.map(|lane| lane.core.log.flush())
             && !matches!(failure, LogError::Poisoned { .. })
         {
             error!(%failure, "flush log");
@@ -242,15 +231,15 @@ impl Node {
 
     /// Whether the node's thread ended by itself.
     pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.thread.has_ended()
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if self.thread.is_some() {
+        if !self.thread.is_joined() {
             self.stop_and_join();
-            self.system.stop();
+            self.thread.system().stop();
         }
     }
 }

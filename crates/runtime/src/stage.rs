@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Position, TopicPartition};
+use kintsugi_eventlog::{Append, Committed, LogError, Lsn, NewRecord, Position, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Snapshot, Subject, Topic};
 use kintsugi_types::{DerivedIds, SystemIds};
 use serde::{Deserialize, Serialize};
@@ -18,9 +18,10 @@ use serde_json::value::RawValue;
 use tracing::{error, warn};
 
 use crate::agent_actor::DeathGuard;
+use crate::config::StageName;
 use crate::feed::FeedBatch;
 use crate::lane::Order;
-use crate::lane_context::LaneContext;
+use crate::lane_core::LaneCore;
 
 /// How often a stage looks at the time, and at topics that the feed may have skipped.
 const TICK_EVERY: Duration = Duration::from_millis(100);
@@ -40,14 +41,17 @@ const READ_BYTES_MAX: usize = 4 << 20;
 /// Version of the form of a stage's snapshot.
 const STATE_VERSION: u32 = 1;
 
+/// Others have written to what the stage reads.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct InputsGrown;
+
 /// What makes one stage differ from another.
 pub(crate) trait Stage: Unpin + 'static {
-    /// Its name: its consumer's name too.
-    const NAME: &'static str;
-    /// The topics that it reads.
-    const INPUTS: &'static [Topic];
-    /// Those among them that its state follows from: after a restart they are taken in again.
-    const FOLDED: &'static [Topic] = Self::INPUTS;
+    /// Which it is.
+    const NAME: StageName;
+    /// Those of its inputs that its state follows from: after a restart they are taken in again.
+    const FOLDED: &'static [Topic] = Self::NAME.inputs();
 
     /// Takes an event in and returns what follows from it.
     fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload>;
@@ -71,7 +75,7 @@ struct Saved {
 
 /// The actor around a stage.
 pub(crate) struct StageActor<S: Stage> {
-    lane: Arc<LaneContext>,
+    lane: Arc<LaneCore>,
     source: Arc<str>,
     stage: S,
     /// The next offset to take in, by topic.
@@ -82,31 +86,33 @@ pub(crate) struct StageActor<S: Stage> {
     ticks: u32,
     /// After how many ticks the next snapshot is due.
     snapshot_ticks: u32,
+    /// Up to where a snapshot was wanted when one was last written.
+    renewed: Lsn,
     _guard: DeathGuard,
 }
 
 impl<S: Stage> StageActor<S> {
     /// A stage as it was before a restart, or a new one.
-    pub(crate) fn new(lane: Arc<LaneContext>, mut stage: S, guard: DeathGuard) -> Self {
+    pub(crate) fn new(lane: Arc<LaneCore>, mut stage: S, guard: DeathGuard) -> Self {
         // What an earlier life of the stage still had queued comes before what is read here.
         if let Err(failure) = lane.log.flush() {
-            error!(stage = S::NAME, %failure, "flush log");
+            error!(stage = %S::NAME, %failure, "flush log");
         }
         let mut next = BTreeMap::new();
         let key = format!("stage:{}", S::NAME);
         match lane.store.stage(&key) {
             Ok(Some(json)) => match restore(&mut stage, &json) {
                 Ok(saved) => next = saved,
-                Err(failure) => warn!(stage = S::NAME, %failure, "snapshot is unreadable: starting afresh"),
+                Err(failure) => warn!(stage = %S::NAME, %failure, "snapshot is unreadable: starting afresh"),
             },
             Ok(None) => {}
-            Err(failure) => warn!(stage = S::NAME, %failure, "snapshot is unreadable: starting afresh"),
+            Err(failure) => warn!(stage = %S::NAME, %failure, "snapshot is unreadable: starting afresh"),
         }
         let mut written = BTreeMap::new();
-        for topic in S::INPUTS {
+        for topic in S::NAME.inputs() {
             let of = TopicPartition::new(*topic, lane.place.number);
             let start = lane.log.start_offset(of);
-            let position = lane.log.position(S::NAME, of).unwrap_or(start).max(start);
+            let position = lane.log.position(S::NAME.name(), of).unwrap_or(start).max(start);
             written.insert(*topic, position);
             let taken = next.entry(*topic).or_insert(start);
             *taken = (*taken).clamp(start, position);
@@ -120,20 +126,21 @@ impl<S: Stage> StageActor<S> {
             is_changed: false,
             ticks: 0,
             snapshot_ticks: SNAPSHOT_TICKS,
+            renewed: Lsn::default(),
             _guard: guard,
         }
     }
 
     /// Takes in what the log holds and the feed did not bring.
     fn catch_up(&mut self) {
-        for topic in S::INPUTS {
+        for topic in S::NAME.inputs() {
             let of = TopicPartition::new(*topic, self.lane.place.number);
             loop {
                 let next = self.next.get(topic).copied().unwrap_or(0);
                 let records = match self.lane.log.read(of, next, READ_RECORDS_MAX, READ_BYTES_MAX) {
                     Ok(records) => records,
                     Err(failure) => {
-                        error!(stage = S::NAME, %topic, %failure, "read");
+                        error!(stage = %S::NAME, %topic, %failure, "read");
                         return;
                     }
                 };
@@ -145,7 +152,7 @@ impl<S: Stage> StageActor<S> {
                     match record.to_event() {
                         Ok(event) => self.take(*topic, record.offset, &event, &mut found),
                         Err(failure) => {
-                            warn!(stage = S::NAME, %topic, offset = record.offset, %failure, "skipped");
+                            warn!(stage = %S::NAME, %topic, offset = record.offset, %failure, "skipped");
                             self.next.insert(*topic, record.offset + 1);
                         }
                     }
@@ -162,12 +169,12 @@ impl<S: Stage> StageActor<S> {
         if is_written && !S::FOLDED.contains(&topic) {
             return;
         }
-        let mut ids = DerivedIds::new(event.envelope.id.as_uuid(), S::NAME);
+        let mut ids = DerivedIds::new(event.envelope.id.as_uuid(), S::NAME.name());
         let payloads = self.stage.consume(event, &mut ids);
         if is_written {
             return;
         }
-        let now = self.lane.node.clock.now();
+        let now = self.lane.clock.now();
         for payload in payloads {
             let subject = subject_of(&payload).unwrap_or_else(|| event.envelope.subject.clone());
             let mut envelope = Envelope::new(&mut ids, self.source.clone(), subject, now);
@@ -179,10 +186,11 @@ impl<S: Stage> StageActor<S> {
     }
 
     fn positions(&self) -> Vec<Position> {
-        S::INPUTS
+        S::NAME
+            .inputs()
             .iter()
             .map(|topic| Position {
-                consumer: S::NAME.into(),
+                consumer: S::NAME.name().into(),
                 topic: *topic,
                 partition: self.lane.place.number,
                 next_offset: self.next.get(topic).copied().unwrap_or(0),
@@ -202,7 +210,7 @@ impl<S: Stage> StageActor<S> {
         let records = match records.collect::<Result<Vec<_>, _>>() {
             Ok(records) => records,
             Err(failure) => {
-                error!(stage = S::NAME, %failure, "encode events");
+                error!(stage = %S::NAME, %failure, "encode events");
                 return;
             }
         };
@@ -213,7 +221,7 @@ impl<S: Stage> StageActor<S> {
 
     fn on_tick(&mut self, _: &mut Context<Self>) {
         self.catch_up();
-        let now = self.lane.node.clock.now();
+        let now = self.lane.clock.now();
         let found: Vec<Event> = self
             .stage
             .tick(now)
@@ -224,13 +232,12 @@ impl<S: Stage> StageActor<S> {
             })
             .collect();
         self.append(found);
-        self.ticks += 1;
-        if self.ticks >= self.snapshot_ticks {
-            self.ticks = 0;
-            if self.is_changed {
-                self.is_changed = false;
-                self.snapshot();
-            }
+        self.ticks = self.ticks.saturating_add(1);
+        let wanted = self.lane.snapshots_wanted();
+        let is_due = self.is_changed && self.ticks >= self.snapshot_ticks;
+        if is_due || wanted > self.renewed {
+            (self.ticks, self.is_changed, self.renewed) = (0, false, wanted);
+            self.snapshot();
         }
     }
 
@@ -243,7 +250,7 @@ impl<S: Stage> StageActor<S> {
         let state = match saved {
             Ok(state) => state,
             Err(failure) => {
-                error!(stage = S::NAME, %failure, "save state");
+                error!(stage = %S::NAME, %failure, "save state");
                 return;
             }
         };
@@ -252,14 +259,14 @@ impl<S: Stage> StageActor<S> {
         let snapshot =
             Snapshot { of: name.clone(), version: STATE_VERSION, sequence: 0, state: state.clone() };
         let payload = Payload::Snapshot(Box::new(snapshot));
-        let now = self.lane.node.clock.now();
+        let now = self.lane.clock.now();
         let envelope = Envelope::new(&mut SystemIds, self.source.clone(), Subject::Engine, now);
         let event = Event { envelope, payload };
         let record = match NewRecord::from_event(&event, self.lane.place.number) {
             // A log that is compacted keeps the newest of each key: no stage may take another's place.
             Ok(record) => NewRecord { key: name.clone(), ..record },
             Err(failure) => {
-                error!(stage = S::NAME, %failure, "encode snapshot");
+                error!(stage = %S::NAME, %failure, "encode snapshot");
                 return;
             }
         };
@@ -271,14 +278,15 @@ impl<S: Stage> StageActor<S> {
                 let mut batch = lane.store.batch();
                 batch.put_stage(&name, state.get().as_bytes());
                 if let Err(failure) = batch.commit() {
-                    error!(stage = S::NAME, %failure, "write cache");
+                    error!(stage = %S::NAME, %failure, "write cache");
                 }
             }
             Err(failure) => lane.log_failed(&failure),
         };
         if let Err(failure) = self.lane.append(&append, [event].into(), Box::new(keep)) {
             // The next one tries again; until then more is taken in again after a restart.
-            warn!(stage = S::NAME, %failure, "snapshot left out");
+            warn!(stage = %S::NAME, %failure, "snapshot left out");
+            self.is_changed = true;
         }
     }
 }
@@ -303,7 +311,7 @@ impl<S: Stage> Actor for StageActor<S> {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.lane.feed.subscribe(S::NAME, S::INPUTS, ctx.address().recipient());
+        self.lane.feed.subscribe(S::NAME.name(), S::NAME.inputs(), ctx.address().recipient());
         self.catch_up();
         ctx.run_interval(TICK_EVERY, Self::on_tick);
     }
@@ -314,7 +322,7 @@ impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
 
     fn handle(&mut self, batch: FeedBatch, _: &mut Context<Self>) {
         let mut found = Vec::new();
-        for fed in batch.committed().filter(|fed| S::INPUTS.contains(&fed.topic)) {
+        for fed in batch.committed().filter(|fed| S::NAME.inputs().contains(&fed.topic)) {
             let next = self.next.get(&fed.topic).copied().unwrap_or(0);
             if (fed.follows..=fed.offset).contains(&next) {
                 self.take(fed.topic, fed.offset, fed.event, &mut found);
@@ -325,6 +333,14 @@ impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
             }
         }
         self.append(found);
+    }
+}
+
+impl<S: Stage> Handler<InputsGrown> for StageActor<S> {
+    type Result = ();
+
+    fn handle(&mut self, _: InputsGrown, _: &mut Context<Self>) {
+        self.catch_up();
     }
 }
 

@@ -30,6 +30,10 @@ pub struct StatusSnapshot {
     pub tokens: TokenUsage,
     /// Anomalies that were found.
     pub anomalies: u64,
+    /// Diagnoses that were made.
+    pub diagnoses: u64,
+    /// Recoveries that were planned.
+    pub plans: u64,
     /// Recoveries that helped.
     pub healed: u64,
     /// Recoveries that did not.
@@ -116,6 +120,8 @@ impl Status {
                     inner.tool_calls += u64::from(metric.tool.is_some());
                 }
                 Payload::Anomaly(_) => inner.anomalies += 1,
+                Payload::Diagnosis(_) => inner.diagnoses += 1,
+                Payload::Recovery(recovery) if recovery.phase == RecoveryPhase::Planned => inner.plans += 1,
                 Payload::Recovery(recovery) if recovery.phase.is_terminal() => {
                     match recovery.phase {
                         // Who told a person has mended nothing.

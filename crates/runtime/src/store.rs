@@ -176,6 +176,15 @@ impl Store {
         self.is_empty.load(Ordering::Relaxed)
     }
 
+    /// Throws away all that it holds.
+    pub fn clear(&self) -> Result<(), StoreError> {
+        for keyspace in [&self.agents, &self.goals, &self.stages, &self.loaded, &self.meta] {
+            keyspace.clear().map_err(database("clear"))?;
+        }
+        self.is_empty.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Notes that it was brought up to date: from now on it is ahead of the snapshots in the log.
     pub fn note_filled(&self) {
         self.is_empty.store(false, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use kintsugi_types::{AgentId, AgentKind};
 use super::Partition;
 use super::slot::Item;
 use crate::config::Population;
-use crate::lane_context::LanePlace;
+use crate::lane_core::LanePlace;
 
 /// So many goals more a degraded agent seems to have: while others are free it gets none, and it gets some before all
 /// of them have more, so that it can show that it is well again.

@@ -42,7 +42,7 @@ impl Handler<AgentDecided> for Partition {
         let snapshot = decided.snapshot.as_ref().and_then(|snapshot| {
             let event =
                 self.own_event(Subject::Agent(agent.clone()), Payload::Snapshot(Box::new(snapshot.clone())));
-            NewRecord::from_event(&event, self.lane.place.number).ok()
+            NewRecord::from_event(&event, self.lane.core.place.number).ok()
         });
         let mut append = match self.encode(&events) {
             Ok(append) => append,
@@ -69,7 +69,7 @@ impl Handler<AgentCommitted> for Partition {
         let committed = match outcome {
             Ok(committed) => committed,
             Err(failure) => {
-                self.lane.log_failed(&failure);
+                self.lane.core.log_failed(&failure);
                 return;
             }
         };
@@ -111,7 +111,7 @@ fn end_lasting_faults(lasting: &mut Lasting, agent: &AgentId, events: &[Event]) 
 
 impl Partition {
     pub(super) fn encode(&self, events: &[Event]) -> Result<Append, LogError> {
-        let records = events.iter().map(|event| NewRecord::from_event(event, self.lane.place.number));
+        let records = events.iter().map(|event| NewRecord::from_event(event, self.lane.core.place.number));
         Ok(Append { records: records.collect::<Result<_, _>>()?, positions: Vec::new() })
     }
 
@@ -147,7 +147,7 @@ impl Partition {
         let id = agent.clone();
         pending.append.positions =
             pending.origin.map(|origin| self.settled_position(origin)).into_iter().collect();
-        let outcome = self.lane.append(
+        let outcome = self.lane.core.append(
             &pending.append,
             pending.events.clone(),
             Box::new(move |outcome| address.do_send(AgentCommitted { agent: id, outcome })),
@@ -177,7 +177,7 @@ impl Partition {
             }
             Err(failure) => {
                 error!(%agent, command = pending.command, "append");
-                self.lane.log_failed(&failure);
+                self.lane.core.log_failed(&failure);
             }
         }
     }
@@ -203,7 +203,7 @@ impl Partition {
             }
         };
         append.positions = positions;
-        self.lane.append_own(&append, events);
+        self.lane.core.append_own(&append, events);
     }
 
     /// Brings the cache up to what was committed.
@@ -217,7 +217,7 @@ impl Partition {
         self.seen =
             self.seen.max(kintsugi_eventlog::Lsn(committed.first_lsn.0 + committed.offsets.len() as u64));
         let lane = self.lane.clone();
-        let mut batch = lane.store.batch();
+        let mut batch = lane.core.store.batch();
         let mut is_changed = false;
         for event in events {
             if let Payload::Agent(agent_event) = &event.payload
@@ -287,12 +287,18 @@ impl Partition {
         if !positions.is_empty() {
             self.append_own(Vec::new(), positions);
         }
+        let wanted = self.lane.core.snapshots_wanted();
+        if wanted > self.gates_renewed {
+            self.gates_renewed = wanted;
+            let events = self.gates_changed(Vec::new());
+            self.append_own(events, Vec::new());
+        }
         self.pump_recoveries(ctx);
         self.pump_goals(ctx);
         self.admit(ctx);
         let oldest_dirty = self.slots.values().filter_map(|slot| slot.dirty_from).min();
         let replay_from = oldest_dirty.map_or(self.seen, |dirty| dirty.min(self.seen));
-        let mut batch = self.lane.store.batch();
+        let mut batch = self.lane.core.store.batch();
         batch.put_replay_from(replay_from);
         if let Err(failure) = batch.commit() {
             error!(%failure, "write cache");

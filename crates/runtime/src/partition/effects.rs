@@ -45,7 +45,7 @@ impl Partition {
         is_wake: bool,
         ctx: &mut Context<Self>,
     ) {
-        if self.lane.is_stopping() {
+        if self.lane.core.is_stopping() {
             // Nothing of it would be heard of any more.
             return;
         }
@@ -101,7 +101,7 @@ impl Partition {
     }
 
     fn exposed(&self, agent: &AgentId, goal: Arc<Goal>, step: u32, attempt: u32) -> Exposed {
-        Exposed { agent: agent.clone(), goal, step, attempt, partition: self.lane.place.number }
+        Exposed { agent: agent.clone(), goal, step, attempt, partition: self.lane.core.place.number }
     }
 
     fn start_think(&self, wish: Effect, prompt: Prompt, exposed: Exposed, config: &KindConfig) {
@@ -184,7 +184,7 @@ impl Partition {
         let wish = Effect::Call(call.clone());
         self.lane.effects.begin(agent, wish.clone(), async move {
             let mut happened = ask_blocking(&lane, &call.call.tool, call.effect).await;
-            if happened == Some(false) && lane.is_shared() {
+            if happened == Some(false) && lane.core.place.is_shared() {
                 // Whoever had the lane before may live, and be at it still.
                 tokio::time::sleep(limit + LATE_EFFECT_AFTER).await;
                 happened = ask_blocking(&lane, &call.call.tool, call.effect).await;

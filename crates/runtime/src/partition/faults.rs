@@ -101,7 +101,7 @@ impl Exposed {
         let event = Event { envelope, payload: Payload::Fault(Box::new(fault)) };
         match NewRecord::from_event(&event, self.partition) {
             Ok(record) => {
-                lane.append_own(&Append { records: vec![record], positions: Vec::new() }, vec![event]);
+                lane.core.append_own(&Append { records: vec![record], positions: Vec::new() }, vec![event]);
             }
             Err(failure) => error!(%failure, "encode fault"),
         }
@@ -190,7 +190,7 @@ pub(super) async fn think(
         }
         Err(failure @ ThinkError::TooLong { .. }) => ThinkOutcome::TooLong { error: failure.to_string() },
         Err(ThinkError::Stopped) => {
-            if !lane.is_stopping() {
+            if !lane.core.is_stopping() {
                 lane.node.give_up("the scheduler has stopped".to_owned());
             }
             return None;

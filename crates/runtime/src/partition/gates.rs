@@ -18,7 +18,7 @@ use crate::effects::{GateReport, Known};
 use crate::lane_context::LaneContext;
 
 /// Name under which the gates' state is kept.
-const STATE_NAME: &str = "stage:gates";
+pub(crate) const STATE_NAME: &str = "stage:gates";
 
 /// Version of the state's form.
 const STATE_VERSION: u32 = 1;
@@ -75,7 +75,7 @@ pub(super) struct Gates {
 impl Gates {
     /// The gates as they were before a restart.
     pub(super) fn restore(lane: &LaneContext) -> Self {
-        let lasting: BTreeMap<ToolName, Lasting> = match lane.store.stage(STATE_NAME) {
+        let lasting: BTreeMap<ToolName, Lasting> = match lane.core.store.stage(STATE_NAME) {
             Ok(Some(json)) => serde_json::from_slice(&json).unwrap_or_else(|failure| {
                 warn!(%failure, "the state of the breakers is unreadable: all are closed");
                 BTreeMap::new()
@@ -225,9 +225,9 @@ impl Partition {
     }
 
     /// Adds the gates' new state to the events that tell of it, and keeps it in the cache.
-    fn gates_changed(&mut self, mut events: Vec<Event>) -> Vec<Event> {
+    pub(super) fn gates_changed(&mut self, mut events: Vec<Event>) -> Vec<Event> {
         if let Some(snapshot) = self.gates.snapshot() {
-            let mut batch = self.lane.store.batch();
+            let mut batch = self.lane.core.store.batch();
             batch.put_stage(STATE_NAME, snapshot.state.get().as_bytes());
             if let Err(failure) = batch.commit() {
                 error!(%failure, "write cache");

@@ -58,7 +58,7 @@ impl Partition {
         }
         while self.goals.outstanding() < ACCEPTING_MAX {
             let room = READ_RECORDS_MAX.min(ACCEPTING_MAX - self.goals.outstanding());
-            let read = self.lane.log.read(self.goals.of(), self.goals.next(), room, READ_BYTES_MAX);
+            let read = self.lane.core.log.read(self.goals.of(), self.goals.next(), room, READ_BYTES_MAX);
             let records = match read {
                 Ok(records) => records,
                 Err(failure) => {
@@ -175,7 +175,7 @@ impl Partition {
     /// The key of the lane that a goal belongs to, where that is another one. Every copy of a goal comes to the same
     /// lane, wherever it was published, for only there it is known that it was taken before.
     fn elsewhere(&self, record: &Record, goal: &Goal) -> Result<Option<AgentId>, String> {
-        let place = self.lane.place;
+        let place = self.lane.core.place;
         let Some(id) = goal.id.as_ref().filter(|_| place.partitions > 1) else { return Ok(None) };
         let home = goal_key(&goal.tenant, goal.agent.as_ref(), id).map_err(|reason| reason.to_string())?;
         let is_forwarded =
@@ -195,7 +195,7 @@ impl Partition {
 
     /// Publishes a goal anew where it belongs, together with the position that says so.
     fn forward(&mut self, record: &Record, key: AgentId, goal: Goal) {
-        let partition = self.lane.place.partition_of(key.as_str());
+        let partition = self.lane.core.place.partition_of(key.as_str());
         let (id, tenant) = (goal.id.clone(), goal.tenant.clone());
         let mut event = self.own_event(Subject::Agent(key), Payload::Goal(Box::new(goal)));
         event.envelope.goal = id;
@@ -206,7 +206,7 @@ impl Partition {
         match NewRecord::from_event(&event, partition) {
             // It is no news of this lane.
             Ok(forwarded) => {
-                self.lane.append_own(&Append { records: vec![forwarded], positions }, Vec::new());
+                self.lane.core.append_own(&Append { records: vec![forwarded], positions }, Vec::new());
             }
             Err(failure) => error!(offset = record.offset, %failure, "forward a goal"),
         }
@@ -251,7 +251,7 @@ impl Partition {
     fn end_refused(&mut self, record: &Record, goal: &Goal, reason: &str) {
         warn!(offset = record.offset, %reason, "goal that was handed over refused");
         // What is refused is the handover: the goal was taken, and ends.
-        let source = (Topic::Agents, self.lane.place.number, None);
+        let source = (Topic::Agents, self.lane.core.place.number, None);
         let letter = DeadLetter::new(reason, source, &record.value);
         let giver = goal.handover.as_ref().map(|handover| handover.from.clone());
         let subject = giver.clone().map_or(Subject::Engine, Subject::Agent);
@@ -269,7 +269,7 @@ impl Partition {
         if let Some(known) = self.accepting.get(&key) {
             return Ok(Some(*known));
         }
-        self.lane.store.goal(&goal.tenant, goal.agent.as_ref(), id).map_err(|e| e.to_string())
+        self.lane.core.store.goal(&goal.tenant, goal.agent.as_ref(), id).map_err(|e| e.to_string())
     }
 
     /// Remembers a goal that is part of an agent's journal now.
@@ -302,7 +302,7 @@ impl Partition {
     /// Takes a goal off those on their way to `agent`, and remembers its id: it was answered without the agent.
     fn forget_accepting(&mut self, agent: &AgentId, goal: &Arc<Goal>) {
         let lane = self.lane.clone();
-        let mut batch = lane.store.batch();
+        let mut batch = lane.core.store.batch();
         self.note_accepted(agent, goal, &mut batch);
         if let Err(failure) = batch.commit() {
             error!(%agent, %failure, "write cache");
@@ -326,7 +326,7 @@ impl Partition {
     pub(super) fn settle_unworked(&mut self, agent: &AgentId, item: &Item, reason: &str) {
         let original = format!("{:?}", item.command);
         // What is refused is the command, not the goal or the recovery that it came from.
-        let source = (Topic::Agents, self.lane.place.number, None);
+        let source = (Topic::Agents, self.lane.core.place.number, None);
         let letter = DeadLetter::new(reason, source, original.as_bytes());
         let subject = Subject::Agent(agent.clone());
         let mut events = vec![self.own_event(subject, Payload::DeadLetter(Box::new(letter)))];
@@ -343,7 +343,7 @@ impl Partition {
         match self.encode(&events) {
             Ok(append) => {
                 // Rare; and the goal's id may be remembered only once its end is durable.
-                self.lane.append_own_wait(&Append { positions, ..append }, &events.into());
+                self.lane.core.append_own_wait(&Append { positions, ..append }, &events.into());
             }
             Err(failure) => error!(%agent, %failure, "encode events"),
         }

@@ -43,6 +43,7 @@ use crate::runnable::{RoomForGoal, RunnableShare};
 use crate::store::KnownGoal;
 
 pub(crate) use self::engine::EngineNews;
+pub(crate) use self::gates::STATE_NAME as GATES_STATE;
 
 /// How often positions and the replay mark are brought up to date where no frame carries them.
 const UPKEEP_EVERY: Duration = Duration::from_secs(2);
@@ -156,6 +157,8 @@ pub(crate) struct Partition {
     timers: BTreeSet<(Timestamp, AgentId)>,
     timer: Option<(Timestamp, SpawnHandle)>,
     gates: Gates,
+    /// Up to where a snapshot of the gates was wanted when one was last written.
+    gates_renewed: Lsn,
     engine: EngineWatch,
     append_again: VecDeque<AgentId>,
     seen: Lsn,
@@ -165,10 +168,10 @@ pub(crate) struct Partition {
 impl Partition {
     /// The partition of `lane` with what was restored of it. `guard` tells whoever supervises it.
     pub(crate) fn new(lane: Arc<LaneContext>, restored: Restored, guard: DeathGuard) -> Self {
-        let number = lane.place.number;
+        let number = lane.core.place.number;
         let tracker = |consumer, topic| {
             let of = TopicPartition::new(topic, number);
-            let next = lane.log.position(consumer, of).unwrap_or_else(|| lane.log.start_offset(of));
+            let next = lane.core.log.position(consumer, of).unwrap_or_else(|| lane.core.log.start_offset(of));
             Tracker::new(consumer, of, next)
         };
         Self {
@@ -180,13 +183,20 @@ impl Partition {
             recoveries: tracker("dispatcher", Topic::Recoveries),
             accepting: HashMap::new(),
             are_goals_waiting: false,
-            loads: lane.node.config.population.iter().map(|kind| LoadIndex::new(kind, lane.place)).collect(),
+            loads: lane
+                .node
+                .config
+                .population
+                .iter()
+                .map(|kind| LoadIndex::new(kind, lane.core.place))
+                .collect(),
             ready: VecDeque::new(),
             runnable: RunnableShare::new(lane.node.runnable.clone(), number),
             is_draining: false,
             timers: BTreeSet::new(),
             timer: None,
             gates: Gates::restore(&lane),
+            gates_renewed: Lsn::default(),
             engine: EngineWatch::default(),
             append_again: VecDeque::new(),
             seen: restored.end,
@@ -214,7 +224,7 @@ impl Partition {
         for slot in self.slots.values() {
             *agents.entry(slot.load.shown).or_insert(0) += 1;
         }
-        self.lane.node.status.count_agents(self.lane.place.number, agents);
+        self.lane.node.status.count_agents(self.lane.core.place.number, agents);
     }
 }
 
@@ -233,7 +243,11 @@ impl Actor for Partition {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.lane.effects.attach(ctx.address());
-        self.lane.feed.subscribe("partition", &[Topic::Goals, Topic::Recoveries], ctx.address().recipient());
+        self.lane.core.feed.subscribe(
+            "partition",
+            &[Topic::Goals, Topic::Recoveries],
+            ctx.address().recipient(),
+        );
         let waiting: Vec<AgentId> = self.restored.keys().cloned().collect();
         for agent in waiting {
             self.wake(&agent, ctx);

@@ -20,7 +20,8 @@ impl Partition {
     pub(super) fn pump_recoveries(&mut self, ctx: &mut Context<Self>) {
         while self.recoveries.outstanding() < DISPATCHING_MAX {
             let room = DISPATCHING_MAX - self.recoveries.outstanding();
-            let read = self.lane.log.read(self.recoveries.of(), self.recoveries.next(), room, READ_BYTES_MAX);
+            let read =
+                self.lane.core.log.read(self.recoveries.of(), self.recoveries.next(), room, READ_BYTES_MAX);
             let records = match read {
                 Ok(records) => records,
                 Err(failure) => {

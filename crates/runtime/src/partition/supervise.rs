@@ -89,12 +89,12 @@ impl Partition {
     }
 
     /// Delivers nothing more to an agent that can neither work nor be quarantined, and ends what waits for it. Goals
-    /// that it has accepted cannot be ended without it: where there are any the node stops, and says why.
+    /// that it has accepted cannot be ended without it: where there are any the lane stops, and says why.
     pub(super) fn give_up_agent(&mut self, agent: &AgentId, reason: &str) {
         let Some(slot) = self.slots.get_mut(agent) else { return };
         slot.is_broken = true;
         if slot.load.is_any() {
-            self.lane.node.give_up(format!("agent {agent} has goals and is broken: {reason}"));
+            self.lane.core.failed(&format!("agent {agent} has goals and is broken: {reason}"));
         }
         let counted = usize::from(slot.load.is_runnable) + usize::from(slot.is_starting);
         slot.load.is_runnable = false;

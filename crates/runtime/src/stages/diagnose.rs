@@ -1,10 +1,11 @@
 //! Anomalies in, diagnoses out.
 
 use kintsugi_diagnose::{History, Rules};
-use kintsugi_events::{Event, Payload, Topic};
+use kintsugi_events::{Event, Payload};
 use kintsugi_types::{DerivedIds, Timestamp};
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::config::StageName;
 use crate::stage::Stage;
 
 /// The diagnoser as a stage.
@@ -14,8 +15,7 @@ pub(crate) struct DiagnoseStage {
 }
 
 impl Stage for DiagnoseStage {
-    const NAME: &'static str = "diagnose";
-    const INPUTS: &'static [Topic] = &[Topic::Anomalies];
+    const NAME: StageName = StageName::Diagnose;
 
     fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload> {
         let Payload::Anomaly(anomaly) = &event.payload else { return Vec::new() };

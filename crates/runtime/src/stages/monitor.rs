@@ -1,10 +1,11 @@
 //! Metrics in, anomalies out.
 
-use kintsugi_events::{Event, Payload, Topic};
+use kintsugi_events::{Event, Payload};
 use kintsugi_monitor::{Monitor, MonitorSettings, MonitorState};
 use kintsugi_types::{DerivedIds, Timestamp};
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::config::StageName;
 use crate::stage::Stage;
 
 /// The monitor as a stage.
@@ -21,8 +22,7 @@ impl MonitorStage {
 }
 
 impl Stage for MonitorStage {
-    const NAME: &'static str = "monitor";
-    const INPUTS: &'static [Topic] = &[Topic::Metrics];
+    const NAME: StageName = StageName::Monitor;
 
     fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload> {
         let Payload::Metric(metric) = &event.payload else { return Vec::new() };

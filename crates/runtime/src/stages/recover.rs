@@ -5,6 +5,7 @@ use kintsugi_recover::Recoverer;
 use kintsugi_types::{DerivedIds, Timestamp};
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::config::StageName;
 use crate::policies::SharedPolicies;
 use crate::stage::Stage;
 
@@ -28,8 +29,7 @@ fn payloads(recoveries: Vec<kintsugi_events::Recovery>) -> Vec<Payload> {
 }
 
 impl Stage for RecoverStage {
-    const NAME: &'static str = "recover";
-    const INPUTS: &'static [Topic] = &[Topic::Recoveries, Topic::Diagnoses];
+    const NAME: StageName = StageName::Recover;
     // What was planned stands there too; planned again in another order it might come out otherwise.
     const FOLDED: &'static [Topic] = &[Topic::Recoveries];
 
