@@ -53,7 +53,9 @@ impl Backbone {
     ) -> Result<Self, Failure> {
         match choice {
             LogChoice::Embedded => {
-                let log = EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?;
+                let segment_bytes = resolved.settings.log.segment_bytes;
+                let options = Options { segment_bytes, ..Options::default() };
+                let log = EmbeddedLog::open(RunFolder::log(&folder.path), options)?;
                 Ok(Self::Embedded(Arc::new(log)))
             }
             LogChoice::Kafka(brokers) => {
@@ -91,14 +93,14 @@ impl Backbone {
 }
 
 /// Keeps other processes out of `folder` for as long as the file is open.
-fn lock(folder: &Path) -> Result<File, Failure> {
+pub(crate) fn lock(folder: &Path) -> Result<File, Failure> {
     let path = folder.join("lock");
     let what = || format!("lock {}", path.display());
     let file = File::options().create(true).append(true).open(&path).outside(what)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Failure::outside(format_args!(
-            "{} is in use by another node: stop it, or name another folder with --data-dir",
+            "{} is in use by another process: stop it, or name another folder with --data-dir",
             folder.display()
         ))),
         Err(TryLockError::Error(error)) => Err(error).outside(what),

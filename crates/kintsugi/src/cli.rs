@@ -1,10 +1,14 @@
 //! What can be typed. Settings that are resolved from it live in [`crate::settings`].
 
+mod models;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kintsugi_runtime::StageName;
 use kintsugi_types::{ByteCount, EventId};
 
+pub(crate) use self::models::{InspectArguments, ModelsArguments, ModelsCommand, PullArguments};
 use crate::log_choice::LogChoice;
 
 /// Keeps thousands of AI agents alive on one machine and mends the ones that break.
@@ -21,6 +25,8 @@ pub(crate) enum Command {
     Run(RunArguments),
     /// The same node, long-lived, with its HTTP API
     Up(UpArguments),
+    /// A healing stage as a process of its own, beside nodes on a cluster that leave it alone
+    Stage(StageArguments),
     /// Goals and their results
     #[command(subcommand)]
     Goals(GoalsCommand),
@@ -31,7 +37,7 @@ pub(crate) enum Command {
     Seams(SeamsArguments),
     /// Events of topics as JSON lines
     Watch(WatchArguments),
-    /// GGUF files: what they are, and what they need in memory
+    /// GGUF files: what they are, what they need in memory, and how to get them
     #[command(subcommand)]
     Models(ModelsCommand),
     /// Input that could not be taken
@@ -95,7 +101,7 @@ pub(crate) struct NodeArguments {
     /// Memory that the model may take: bytes, or with a unit such as 512MiB or 1.5GiB
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_budget: Option<ByteCount>,
-    /// A GGUF file, or the name of a shipped model
+    /// A GGUF file, or the name of a shipped or pulled model
     #[arg(long, value_name = "PATH|NAME")]
     pub(crate) model: Option<String>,
     /// Breaks a step on purpose with this probability, in [0, 1]; the same seed breaks the same steps
@@ -139,6 +145,58 @@ pub(crate) struct UpArguments {
     pub(crate) print_config: bool,
     #[command(flatten)]
     pub(crate) node: NodeArguments,
+}
+
+/// A healing stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StageArgument {
+    /// From metrics to anomalies
+    Monitor,
+    /// From anomalies to diagnoses
+    Diagnose,
+    /// From diagnoses to recoveries
+    Recover,
+}
+
+impl From<StageArgument> for StageName {
+    fn from(stage: StageArgument) -> Self {
+        match stage {
+            StageArgument::Monitor => Self::Monitor,
+            StageArgument::Diagnose => Self::Diagnose,
+            StageArgument::Recover => Self::Recover,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StageArguments {
+    /// Which stage
+    #[arg(value_enum, value_name = "STAGE")]
+    pub(crate) stage: StageArgument,
+    /// The folder of `kintsugi.toml` and policies, such as an example's: that of the nodes
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// The cluster, as `kafka://HOST:PORT,…`
+    #[arg(long, value_name = "LOG", default_value = "embedded")]
+    pub(crate) log: LogChoice,
+    /// Where its cache lives; .kintsugi/stage-STAGE where nothing is said
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How much the system may do by itself; for `recover`
+    #[arg(long, value_enum)]
+    pub(crate) mode: Option<ModeArgument>,
+    /// Seed of all draws; for `recover`
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Show each setting with its origin, and start nothing
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// How it is told where it lives
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// No progress
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
 /// Which run is looked at.
@@ -396,37 +454,6 @@ pub(crate) struct ChaosArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArguments {
-    /// How it is written
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelsCommand {
-    /// The shipped model, and GGUF files in the folder `models`
-    List(ModelsArguments),
-    /// What a GGUF file is, and what it needs in memory
-    Inspect(InspectArguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ModelsArguments {
-    /// How it is written
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InspectArguments {
-    /// A GGUF file, or the name of a shipped model
-    #[arg(value_name = "PATH|NAME")]
-    pub(crate) model: String,
-    /// Agents on the model at the same time
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    pub(crate) slots: u32,
-    /// The longest context, in tokens; at most what the model takes
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub(crate) context_tokens: u32,
     /// How it is written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

@@ -1,5 +1,6 @@
 //! `dead-letters`: input that could not be taken, and once more what can be by now.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use kintsugi_eventlog::{LogReader, TopicPartition};
@@ -136,19 +137,28 @@ fn for_each(
     log: &dyn LogReader,
     take: &mut dyn FnMut(&Letter) -> Result<ControlFlow<()>, Failure>,
 ) -> Result<(), Failure> {
-    let mut failed = None;
-    log.replay_topics(&[Topic::DeadLetters], log.start_lsn(), &mut |record| {
-        // One that cannot be read was written by another version, and is shown by `watch` as it is.
-        let Ok(event) = record.to_event() else { return ControlFlow::Continue(()) };
-        let Payload::DeadLetter(letter) = event.payload else { return ControlFlow::Continue(()) };
-        let letter = Letter { id: event.envelope.id, time: event.envelope.time, told: *letter };
-        match take(&letter) {
-            Ok(flow) => flow,
-            Err(failure) => {
-                failed = Some(failure);
-                ControlFlow::Break(())
+    // By partition: what was handed over is not handed over again where a part has to be read again.
+    let mut taken = BTreeMap::new();
+    inspect::read_whole(log, |log| {
+        let mut failed = None;
+        log.replay_topics(&[Topic::DeadLetters], log.start_lsn(), &mut |record| {
+            let next = taken.entry(record.partition).or_insert(0);
+            if record.offset < *next {
+                return ControlFlow::Continue(());
             }
-        }
-    })?;
-    failed.map_or(Ok(()), Err)
+            *next = record.offset + 1;
+            // One that cannot be read was written by another version, and is shown by `watch` as it is.
+            let Ok(event) = record.to_event() else { return ControlFlow::Continue(()) };
+            let Payload::DeadLetter(letter) = event.payload else { return ControlFlow::Continue(()) };
+            let letter = Letter { id: event.envelope.id, time: event.envelope.time, told: *letter };
+            match take(&letter) {
+                Ok(flow) => flow,
+                Err(failure) => {
+                    failed = Some(failure);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    })
 }

@@ -16,7 +16,7 @@ use crate::kinds::{self, Kinds};
 use crate::model::Probe;
 use crate::policies::PolicyFolder;
 use crate::roster::Roster;
-use crate::settings::{HttpSettings, Settings};
+use crate::settings::{HttpSettings, LogSettings, Settings};
 
 /// An example, read.
 pub(crate) struct Example {
@@ -140,9 +140,10 @@ pub(crate) fn load(
     if let Some(wanted) = agents {
         share_out(&mut population, wanted)?;
     }
-    // Where a node listens is no part of what its agents are.
-    let settings_text = toml::to_string(&Settings { http: HttpSettings::default(), ..settings.clone() })
-        .map_err(Failure::usage)?;
+    // Where a node listens and how long its log is kept is no part of what its agents are.
+    let (http, log) = (HttpSettings::default(), LogSettings::default());
+    let settings_text =
+        toml::to_string(&Settings { http, log, ..settings.clone() }).map_err(Failure::usage)?;
     hasher.update(settings_text.as_bytes());
     hasher.update(format!("{population:?}").as_bytes());
     let policies = PolicyFolder::open(dir.join("policies"))?;

@@ -66,6 +66,9 @@ impl From<LogError> for Failure {
             LogError::Version { .. } => {
                 Self::outside(format_args!("{error}: use the version of kintsugi that wrote it"))
             }
+            LogError::Trimmed { .. } => Self::outside(format_args!(
+                "{error}, faster than this could read them: ask again, or keep more with `log.retention_bytes`"
+            )),
             _ => {
                 let told = error.to_string();
                 Self::outside(format_args!("{told}{}", when_full(&told)))

@@ -50,7 +50,7 @@ impl Live {
     /// Begins to follow `log` from its oldest event on.
     pub(crate) fn follow(log: Arc<dyn LogReader>) -> Result<(Arc<Self>, Follower), Failure> {
         let live = Arc::new(Self {
-            view: RwLock::new(RunView::keeping(KEEP)),
+            view: RwLock::new(RunView::beginning(log.as_ref(), Some(KEEP))?),
             healing: HealingMetrics::new(),
             seen: watch::Sender::new(log.start_lsn()),
             is_stopping: AtomicBool::new(false),

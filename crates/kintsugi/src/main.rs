@@ -28,17 +28,21 @@ mod panics;
 mod policies;
 mod progress;
 mod publish;
+mod pull;
 mod reasons;
 mod residency;
 mod residency_chart;
 mod resolved;
 mod resume;
+mod retention;
 mod roster;
 mod run;
 mod run_folder;
 mod settings;
 mod settings_shown;
 mod signals;
+mod stage;
+mod stage_folder;
 mod summary;
 mod telemetry;
 mod terminal;
@@ -74,6 +78,7 @@ fn command() -> ExitCode {
     let outcome = telemetry::start().and_then(|()| match cli.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Up(arguments) => up::up(&arguments),
+        Command::Stage(arguments) => stage::stage(&arguments),
         Command::Goals(GoalsCommand::Publish(arguments)) => publish::publish(&arguments),
         Command::Goals(GoalsCommand::List(arguments)) => inspect::goals::list(&arguments),
         Command::Goals(GoalsCommand::Show(arguments)) => inspect::goals::show(&arguments),
@@ -84,6 +89,7 @@ fn command() -> ExitCode {
         Command::Watch(arguments) => inspect::watch::watch(&arguments),
         Command::Models(ModelsCommand::List(arguments)) => models::list(&arguments),
         Command::Models(ModelsCommand::Inspect(arguments)) => models::inspect(&arguments),
+        Command::Models(ModelsCommand::Pull(arguments)) => pull::pull(&arguments),
         Command::DeadLetters(DeadLettersCommand::List(place)) => dead_letters::list(&place),
         Command::DeadLetters(DeadLettersCommand::Show(arguments)) => dead_letters::show(&arguments),
         Command::DeadLetters(DeadLettersCommand::Replay(arguments)) => dead_letters::replay(&arguments),

@@ -1,7 +1,7 @@
 //! From a model's name or path to something that makes engines of it.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kintsugi_agent::KindConfig;
 use kintsugi_agent::prompt::system_message;
@@ -18,6 +18,9 @@ use crate::settings::SHIPPED_MODEL;
 
 /// The model that comes with the program.
 static SHIPPED_GGUF: &[u8] = include_bytes!("../../../models/kintsugi-nano.gguf");
+
+/// Where models lie, beside the current directory.
+const MODELS_DIR: &str = "models";
 
 /// The engine that was made to find what is wrong before anything else is started. It has to be dropped before
 /// another is made: each takes the whole budget.
@@ -94,9 +97,36 @@ pub(crate) fn source(name: &str) -> Result<ModelSource, Failure> {
     if path.is_file() {
         return Ok(ModelSource::Path(path.to_owned()));
     }
+    // A name without a folder is that of a model in one of the folders, with its ending or without.
+    let is_bare = path.file_name().is_some_and(|file| file == name);
+    for folder in folders().into_iter().filter(|_| is_bare) {
+        for file in [name.to_owned(), format!("{name}.gguf")] {
+            let path = folder.join(file);
+            if path.is_file() {
+                return Ok(ModelSource::Path(path));
+            }
+        }
+    }
     Err(Failure::outside(format_args!(
-        "there is no model {name:?}: give the path of a GGUF file, or {SHIPPED_MODEL}, which is shipped"
+        "there is no model {name:?}: give the path of a GGUF file, the name of one that `kintsugi models list` shows, or \
+         get one with `kintsugi models pull`"
     )))
+}
+
+/// Where models are looked for that are named without a path.
+pub(crate) fn folders() -> Vec<PathBuf> {
+    let mut folders = vec![PathBuf::from(MODELS_DIR)];
+    folders.extend(folder());
+    folders
+}
+
+/// The user's folder of models: `kintsugi/models` in the data folder of the XDG base directory specification.
+pub(crate) fn folder() -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("kintsugi/models")).ok_or_else(|| {
+        Failure::usage("neither HOME nor XDG_DATA_HOME names a folder for models: name one with --to")
+    })
 }
 
 /// Inference takes all cores but one, which async work, the log's writer and the tools share.

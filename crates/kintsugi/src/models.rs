@@ -1,7 +1,7 @@
 //! `models list` and `models inspect`: GGUF files, what they are and what they need in memory.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kintsugi_inference::{Backend as _, CandleEngine, EngineConfig, GgufFile, ModelSource};
 use kintsugi_types::ByteCount;
@@ -13,9 +13,6 @@ use crate::failure::Failure;
 use crate::model;
 use crate::settings::SHIPPED_MODEL;
 use crate::terminal::{document, entry, json_line, line};
-
-/// Where models lie, beside the current directory.
-const MODELS_DIR: &str = "models";
 
 /// What a file says of itself.
 #[derive(Debug, Serialize)]
@@ -62,8 +59,8 @@ fn listed(model: String, source: &ModelSource) -> Result<Listed, Failure> {
 
 pub(crate) fn list(arguments: &ModelsArguments) -> Result<(), Failure> {
     let mut models = vec![(SHIPPED_MODEL.to_owned(), model::source(SHIPPED_MODEL)?)];
-    if Path::new(MODELS_DIR).is_dir() {
-        let files = sorted_files(Path::new(MODELS_DIR), &["gguf"])?;
+    for folder in model::folders().into_iter().filter(|folder| folder.is_dir()) {
+        let files = sorted_files(&folder, &["gguf"])?;
         let named = |file: PathBuf| (file.display().to_string(), ModelSource::Path(file));
         models.extend(files.into_iter().map(named));
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use kintsugi_chaos::FaultPlan;
 use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
-use kintsugi_monitor::MonitorSettings;
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_runtime::{Lanes, NodeConfig};
 use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
@@ -37,7 +36,7 @@ pub(crate) fn node_parts(
             population: example.population.clone(),
             policies: example.policies.shared(),
             stages: settings.stages.inside(),
-            monitor: MonitorSettings { health: settings.healing.thresholds, ..settings.healing.monitor },
+            monitor: settings.healing.monitor_settings(),
             mode: settings.healing.mode,
             runnable_max: settings.node.slots * 2,
             seed: settings.node.seed,

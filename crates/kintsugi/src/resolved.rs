@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kintsugi_events::Mode;
+use kintsugi_types::ByteCount;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
@@ -31,12 +32,32 @@ pub(crate) struct Resolved {
     pub(crate) origins: BTreeMap<String, Origin>,
 }
 
-/// Resolves the settings of a node. `listen` is what the flag of that name says.
-pub(crate) fn resolve(
-    file: &Path,
-    flags: &NodeArguments,
-    listen: Option<&String>,
-) -> Result<Resolved, Failure> {
+/// What flags say of settings.
+#[derive(Debug, Default)]
+pub(crate) struct Flags<'a> {
+    pub(crate) slots: Option<usize>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) model: Option<&'a str>,
+    pub(crate) memory_budget: Option<ByteCount>,
+    pub(crate) mode: Option<ModeArgument>,
+    pub(crate) listen: Option<&'a str>,
+}
+
+impl<'a> From<&'a NodeArguments> for Flags<'a> {
+    fn from(arguments: &'a NodeArguments) -> Self {
+        Self {
+            slots: arguments.slots,
+            seed: arguments.seed,
+            model: arguments.model.as_deref(),
+            memory_budget: arguments.memory_budget,
+            mode: arguments.mode,
+            listen: None,
+        }
+    }
+}
+
+/// Resolves the settings that hold beside `file`.
+pub(crate) fn resolve(file: &Path, flags: &Flags<'_>) -> Result<Resolved, Failure> {
     let (mut table, lines) = read_file(file)?;
     let mut origins = BTreeMap::new();
     for key in leaves(&table).into_keys() {
@@ -56,8 +77,8 @@ pub(crate) fn resolve(
         settings.node.seed = seed;
         note("node.seed", "--seed");
     }
-    if let Some(model) = &flags.model {
-        settings.model.name.clone_from(model);
+    if let Some(model) = flags.model {
+        model.clone_into(&mut settings.model.name);
         note("model.name", "--model");
     }
     if let Some(budget) = flags.memory_budget {
@@ -73,8 +94,8 @@ pub(crate) fn resolve(
         };
         note("healing.mode", "--mode");
     }
-    if let Some(listen) = listen {
-        settings.http.listen.clone_from(listen);
+    if let Some(listen) = flags.listen {
+        listen.clone_into(&mut settings.http.listen);
         note("http.listen", "--listen");
     }
     let resolved = Resolved { settings, origins };

@@ -22,7 +22,7 @@ use crate::node_parts::node_parts;
 use crate::progress::Progress;
 use crate::residency::{Point, Timeline};
 use crate::residency_chart;
-use crate::resolved;
+use crate::resolved::{self, Flags};
 use crate::run_folder::{RunFolder, Wanted, find_or_begin, only_embedded};
 use crate::settings::Settings;
 use crate::summary::{Ran, Summary};
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     only_embedded(&arguments.node.log)?;
     let dir = arguments.dir.as_path();
     let name = example::name_of(dir)?;
-    let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &arguments.node, None)?;
+    let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &Flags::from(&arguments.node))?;
     let settings = &resolved.settings;
     let goals_file = arguments.goals.clone().unwrap_or_else(|| dir.join("goals.jsonl"));
     let goals = GoalsFile::read(&goals_file, arguments.goal_count, &TenantId::default())?;

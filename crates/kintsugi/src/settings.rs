@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use kintsugi_agent::Prices;
+use kintsugi_eventlog::embedded::Options;
 use kintsugi_events::Mode;
 use kintsugi_events::health::HealthThresholds;
 use kintsugi_monitor::MonitorSettings;
@@ -24,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) stages: StageSettings,
     pub(crate) prices: Prices,
     pub(crate) http: HttpSettings,
+    pub(crate) log: LogSettings,
     pub(crate) kafka: KafkaSettings,
 }
 
@@ -96,6 +98,13 @@ pub(crate) struct HealingSettings {
     pub(crate) monitor: MonitorSettings,
 }
 
+impl HealingSettings {
+    /// What the monitor goes by.
+    pub(crate) fn monitor_settings(&self) -> MonitorSettings {
+        MonitorSettings { health: self.thresholds, ..self.monitor }
+    }
+}
+
 /// Where a healing stage runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,6 +158,28 @@ impl Default for HttpSettings {
             token_file: None,
             open_goals_max: 10_000,
             streams_max: 64,
+        }
+    }
+}
+
+/// The embedded log of `up`. What is deleted is older than one and beyond the other, and needed by nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogSettings {
+    /// What is younger is kept, in hours.
+    pub(crate) retention_hours: u64,
+    /// So many of the newest bytes are kept.
+    pub(crate) retention_bytes: ByteCount,
+    /// About how large a file becomes before the next is begun; only whole files are deleted.
+    pub(crate) segment_bytes: ByteCount,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            retention_hours: 7 * 24,
+            retention_bytes: ByteCount::mib(1024),
+            segment_bytes: Options::default().segment_bytes,
         }
     }
 }
@@ -329,10 +360,10 @@ fn monitor_facts(monitor: &MonitorSettings) -> impl Iterator<Item = Fact> {
 impl Settings {
     /// Finds a value that no node can run with, before it costs a run, and hands it to `refuse`.
     pub(crate) fn check<E>(&self, refuse: impl FnOnce(&Unfit<'_>) -> E) -> Result<(), E> {
-        let Self { node, model, healing, stages: _, prices, http, kafka } = self;
+        let Self { node, model, healing, stages: _, prices, http, log, kafka } = self;
         let thresholds = healing.thresholds;
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
-        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 14] = [
+        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 15] = [
             (node.slots > 0, "node.slots", &node.slots, "at least 1"),
             (node.tool_threads > 0, "node.tool_threads", &node.tool_threads, "at least 1"),
             (node.tool_ms_max > 0, "node.tool_ms_max", &node.tool_ms_max, "at least 1"),
@@ -370,6 +401,12 @@ impl Settings {
             ),
             (http.open_goals_max > 0, "http.open_goals_max", &http.open_goals_max, "at least 1"),
             (http.streams_max > 0, "http.streams_max", &http.streams_max, "at least 1"),
+            (
+                (4 << 10..=1 << 30).contains(&log.segment_bytes.bytes()),
+                "log.segment_bytes",
+                &log.segment_bytes,
+                "between 4 KiB and 1 GiB",
+            ),
             (
                 kafka.has_fit_prefix(),
                 "kafka.prefix",

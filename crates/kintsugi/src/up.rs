@@ -22,7 +22,8 @@ use crate::live::Live;
 use crate::model;
 use crate::node_parts::node_parts;
 use crate::policies::PolicyFolder;
-use crate::resolved;
+use crate::resolved::{self, Flags};
+use crate::retention::Upkeep;
 use crate::run_folder::{RunFolder, find_or_begin_node};
 use crate::settings::Settings;
 use crate::settings_shown;
@@ -35,7 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
     let dir = arguments.dir.as_path();
     let name = example::name_of(dir)?;
-    let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &arguments.node, arguments.listen.as_ref())?;
+    let flags = Flags { listen: arguments.listen.as_deref(), ..Flags::from(&arguments.node) };
+    let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &flags)?;
     if arguments.print_config {
         return settings_shown::show(&resolved, arguments.node.format);
     }
@@ -74,8 +76,14 @@ pub(crate) fn up(arguments: &UpArguments) -> Result<(), Failure> {
     let membership = backbone.join(&node)?;
     // It was empty: there is one node.
     let _ = api.node.set(node.clone());
+    // A cluster looks after its topics by itself.
+    let upkeep = match backbone.standing() {
+        Standing::Embedded(_) => Some(Upkeep::start(settings.log, node.clone(), live.clone())?),
+        Standing::Kafka { .. } => None,
+    };
     announce(arguments, &folder, &example, &address)?;
     let ending = serve(&node, &backbone, &server, &signals, &mut example.policies, arguments.node.quiet);
+    drop(upkeep);
     stop(server, api, membership, node);
     drop(follower);
     let open = live.view().open_goals();

@@ -4,7 +4,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
-use kintsugi_eventlog::{LogReader, Lsn};
+use kintsugi_agent::{AgentState, STATE_VERSION};
+use kintsugi_eventlog::{LogError, LogReader, Lsn, Record};
 use kintsugi_events::{
     AgentEvent, Anomaly, Diagnosis, Event, Goal, GoalResult, HealthState, Metric, Payload, Recovery, Subject,
     Topic,
@@ -100,7 +101,7 @@ struct Ages {
     recoveries: VecDeque<RecoveryId>,
 }
 
-/// All of it, or, where [`RunView::keeping`] says so, all that is open and the newest of the rest.
+/// All of it, or, where [`Keep`] says so, all that is open and the newest of the rest.
 #[derive(Debug, Default)]
 pub(crate) struct RunView {
     pub(crate) goals: BTreeMap<GoalId, GoalView>,
@@ -117,26 +118,64 @@ pub(crate) struct RunView {
     pub(crate) contradictions: Vec<String>,
     goals_by_offset: BTreeMap<u64, GoalId>,
     open_goals: usize,
+    /// Whether the oldest of the log is deleted: then goals end that were published before, and journals go on.
+    is_trimmed: bool,
     keep: Option<Keep>,
     ages: Ages,
 }
 
 impl RunView {
-    /// A view that forgets the oldest of what is over.
-    pub(crate) fn keeping(keep: Keep) -> Self {
-        Self { keep: Some(keep), ..Self::default() }
+    /// A view to which the events of `log` from its oldest on are added. Where older ones are deleted, it begins with
+    /// what the snapshots say of the agents. With `keep` it forgets the oldest of what is over.
+    pub(crate) fn beginning(log: &dyn LogReader, keep: Option<Keep>) -> Result<Self, LogError> {
+        let mut view = Self { keep, is_trimmed: log.start_lsn() > Lsn(0), ..Self::default() };
+        if view.is_trimmed {
+            log.replay_topics(&[Topic::Snapshots], log.start_lsn(), &mut |record| {
+                if let Some(state) = snapshot_in(&record) {
+                    view.take_state(&state);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(view)
+    }
+
+    /// A view of a log whose oldest is deleted, which knows this agent as it was.
+    pub(crate) fn beginning_with(state: &AgentState) -> Self {
+        let mut view = Self { is_trimmed: true, ..Self::default() };
+        if state.sequence > 0 {
+            view.take_state(state);
+        }
+        view
     }
 
     /// Reads the whole log.
     pub(crate) fn read(log: &dyn LogReader) -> Result<Self, Failure> {
-        let mut view = Self::default();
+        let mut view = Self::beginning(log, None)?;
         for_each_event(log, &mut |event, offset| view.take(event, offset))?;
         Ok(view)
     }
 
+    /// Shows an agent as a snapshot has it, if that is the newest so far.
+    fn take_state(&mut self, state: &AgentState) {
+        let known = self.agents.entry(state.agent.clone()).or_default();
+        if known.sequence <= state.sequence {
+            *known = AgentView {
+                kind: state.kind.to_string(),
+                sequence: state.sequence,
+                health: state.health_state,
+                current: state.run.as_ref().map(|run| run.goal_id.clone()),
+                queued: state.queue.len(),
+                goals_ended: state.goals_ended,
+                last_metric: None,
+                quarantined: state.quarantined.clone(),
+            };
+        }
+    }
+
     /// Reads what the log says of one goal.
     pub(crate) fn read_goal(log: &dyn LogReader, id: &GoalId) -> Result<Self, Failure> {
-        let mut view = Self::default();
+        let mut view = Self { is_trimmed: log.start_lsn() > Lsn(0), ..Self::default() };
         log.replay(log.start_lsn(), &mut |record| {
             let is_about =
                 record.envelope.as_ref().is_some_and(|envelope| envelope.goal.as_ref() == Some(id));
@@ -238,7 +277,9 @@ impl RunView {
     fn take_result(&mut self, result: GoalResult) {
         let id = result.goal.clone();
         let Some(goal) = self.goals.get_mut(&id) else {
-            self.contradict(format!("goal {id} ended and was never published"));
+            if !self.is_trimmed {
+                self.contradict(format!("goal {id} ended and was never published"));
+            }
             return;
         };
         let was_open = goal.is_open();
@@ -291,27 +332,41 @@ impl RunView {
         }
     }
 
+    /// Tells a goal what its agent's journal says of it.
+    fn tell_goal(&mut self, agent: AgentId, event: &AgentEvent) {
+        let id = match event {
+            AgentEvent::GoalAccepted { goal } => goal.id.as_ref(),
+            AgentEvent::GoalStarted { goal, .. } | AgentEvent::GoalReassigned { goal, .. } => Some(goal),
+            _ => None,
+        };
+        let Some(known) = id.and_then(|id| self.goals.get_mut(id)) else { return };
+        match event {
+            AgentEvent::GoalAccepted { .. } => known.agent = Some(agent),
+            AgentEvent::GoalStarted { .. } => known.is_started = true,
+            _ => known.agent = None,
+        }
+    }
+
     fn take_journal(&mut self, agent: AgentId, sequence: u64, event: &AgentEvent) {
         let last = self.agents.get(&agent).map_or(0, |view| view.sequence);
-        if sequence != last + 1 {
+        if self.is_trimmed && sequence <= last {
+            // The snapshot that the view began with holds it; only the goal does not know of it yet.
+            self.tell_goal(agent, event);
+            return;
+        }
+        let is_beginning = self.is_trimmed && last == 0;
+        if sequence != last + 1 && !is_beginning {
             self.contradict(format!("journal of {agent}: {sequence} follows {last}"));
         }
-        let view = self.agents.entry(agent.clone()).or_default();
+        self.tell_goal(agent.clone(), event);
+        let view = self.agents.entry(agent).or_default();
         view.sequence = sequence;
         match event {
             AgentEvent::Created { kind, .. } => view.kind = kind.to_string(),
-            AgentEvent::GoalAccepted { goal } => {
-                view.queued += 1;
-                if let Some(known) = goal.id.as_ref().and_then(|id| self.goals.get_mut(id)) {
-                    known.agent = Some(agent);
-                }
-            }
+            AgentEvent::GoalAccepted { .. } => view.queued += 1,
             AgentEvent::GoalStarted { goal, .. } => {
                 view.queued = view.queued.saturating_sub(1);
                 view.current = Some(goal.clone());
-                if let Some(known) = self.goals.get_mut(goal) {
-                    known.is_started = true;
-                }
             }
             AgentEvent::GoalEnded(end) => {
                 if view.current.take_if(|current| *current == end.goal).is_none() {
@@ -320,12 +375,8 @@ impl RunView {
                 view.goals_ended += 1;
             }
             AgentEvent::GoalReassigned { goal, .. } => {
-                if view.current.take_if(|current| current == goal).is_none() {
-                    view.queued = view.queued.saturating_sub(1);
-                }
-                if let Some(known) = self.goals.get_mut(goal) {
-                    known.agent = None;
-                }
+                let was_at_work = view.current.take_if(|current| current == goal).is_some();
+                view.queued = view.queued.saturating_sub(usize::from(!was_at_work));
             }
             AgentEvent::RecoveryEnded { .. } if view.health == HealthState::Recovering => {
                 view.health = HealthState::Degraded;
@@ -343,6 +394,15 @@ impl RunView {
             _ => {}
         }
     }
+}
+
+/// The agent's state that a record of the topic `snapshots` holds, where this program can read it.
+pub(crate) fn snapshot_in(record: &Record) -> Option<AgentState> {
+    let Payload::Snapshot(snapshot) = record.to_event().ok()?.payload else { return None };
+    if snapshot.version != STATE_VERSION {
+        return None;
+    }
+    serde_json::from_str(snapshot.state.get()).ok()
 }
 
 /// Hands every event of the log to `take`, in order, with its place in its topic.

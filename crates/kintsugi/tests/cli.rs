@@ -132,6 +132,7 @@ fn help_names_the_commands_that_are_promised() {
         &[
             "run",
             "up",
+            "stage",
             "goals",
             "agents",
             "seams",
@@ -149,7 +150,7 @@ fn help_names_the_commands_that_are_promised() {
     check(&["dead-letters", "--help"], &["list", "show", "replay"], &[]);
     check(&["goals", "--help"], &["publish", "list", "show"], &[]);
     check(&["agents", "--help"], &["list", "show", "resume"], &[]);
-    check(&["models", "--help"], &["list", "inspect", "pull"], &["pull"]);
+    check(&["models", "--help"], &["list", "inspect", "pull"], &[]);
 }
 
 #[test]
@@ -178,6 +179,11 @@ fn help_names_the_flags_that_are_promised() {
             "--format",
             "--quiet",
         ],
+        &[],
+    );
+    check(
+        &["stage"],
+        &["--log", "--data-dir", "--mode", "--seed", "--print-config", "--format", "--quiet"],
         &[],
     );
     check(

@@ -17,5 +17,9 @@ mod crash;
 mod events;
 #[path = "up/node.rs"]
 mod node;
+#[path = "up/retention.rs"]
+mod retention;
+#[path = "up/stages.rs"]
+mod stages;
 #[path = "up/watching.rs"]
 mod watching;

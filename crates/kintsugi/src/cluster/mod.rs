@@ -1,23 +1,24 @@
 //! A node on a Kafka cluster: which lanes are its own, and who keeps them open.
 
+mod opened;
 pub(crate) mod security;
+mod stage;
 pub(crate) mod topics;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use kintsugi_eventlog::EventLog;
 use kintsugi_eventlog::kafka::{
-    Change, Connection, Health, KafkaLog, Membership, MembershipOptions, Options, ReadOnly,
-    topics as on_cluster,
+    Change, Connection, Membership, MembershipOptions, Options, ReadOnly, topics as on_cluster,
 };
-use kintsugi_events::Topic;
-use kintsugi_runtime::{Lanes, Node, Stages};
+use kintsugi_runtime::{Lanes, Node, StageName, Stages};
 
+pub(crate) use self::opened::Away;
+use self::opened::Opened;
+pub(crate) use self::stage::StageCluster;
 pub(crate) use self::writer::ClusterWriter;
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -32,23 +33,7 @@ pub(crate) struct Cluster {
     session_timeout: Duration,
     partitions: u32,
     reader: Arc<ReadOnly>,
-    /// The lanes that this node opened, by number.
-    opened: Arc<Mutex<BTreeMap<u32, Weak<KafkaLog>>>>,
-}
-
-/// That the cluster does not answer.
-#[derive(Debug, Clone)]
-pub(crate) struct Away {
-    /// Since when.
-    pub(crate) since: Instant,
-    reason: String,
-}
-
-impl fmt::Display for Away {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { since, reason } = self;
-        write!(f, "Kafka has not answered for {} s, work waits: {reason}", since.elapsed().as_secs())
-    }
+    opened: Opened,
 }
 
 impl fmt::Debug for Cluster {
@@ -77,7 +62,7 @@ impl Cluster {
         let kafka = &settings.kafka;
         let connection: Connection = security::connection(brokers, kafka, dir)?;
         let mut options = Options::new(connection.clone(), [0]);
-        follow_outsiders(&mut options, settings.stages.inside());
+        share_stages(&mut options, settings.stages.inside());
         let partitions = on_cluster::check(&connection, options.append_bytes_max, PATIENCE)?;
         let reader = Arc::new(ReadOnly::open(connection, PATIENCE)?);
         Ok(Self {
@@ -86,7 +71,7 @@ impl Cluster {
             session_timeout: Duration::from_millis(kafka.session_timeout_ms),
             partitions,
             reader,
-            opened: Arc::default(),
+            opened: Opened::default(),
         })
     }
 
@@ -97,34 +82,20 @@ impl Cluster {
 
     /// What the node is made with.
     pub(crate) fn lanes(&self) -> Lanes {
-        let (options, opened) = (self.options.clone(), Arc::clone(&self.opened));
-        let open = Arc::new(move |number| {
-            let options = Options { partitions: vec![number], ..options.clone() };
-            let log = Arc::new(KafkaLog::open(options)?);
-            opened.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::downgrade(&log));
-            let log: Arc<dyn EventLog> = log;
-            Ok(log)
-        });
-        Lanes::Shared { partitions: self.partitions, open }
+        Lanes::Shared { partitions: self.partitions, open: self.opened.opener(self.options.clone()) }
     }
 
     /// That the cluster does not answer, where that is so: since when, and why.
     pub(crate) fn away(&self) -> Option<Away> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        opened.retain(|_, log| log.strong_count() > 0);
-        let away = opened.values().filter_map(Weak::upgrade).filter_map(|log| match log.health() {
-            Health::Up => None,
-            Health::Away { since, reason } => Some(Away { since, reason }),
-        });
-        away.min_by_key(|away| away.since)
+        self.opened.away()
     }
 
     /// Takes part: from now on the group gives lanes to `node` and takes them away.
     pub(crate) fn join(&self, node: &Arc<Node>) -> Result<Membership, Failure> {
         let options = MembershipOptions {
-            connection: self.options.connection.clone(),
             member: Some(Arc::clone(&self.member)),
             session_timeout: self.session_timeout,
+            ..MembershipOptions::new(self.options.connection.clone())
         };
         let node = Arc::clone(node);
         let on_change = Box::new(move |change| match change {
@@ -135,15 +106,15 @@ impl Cluster {
     }
 }
 
-/// Takes note of what others write where a stage runs elsewhere.
-fn follow_outsiders(options: &mut Options, inside: Stages) {
-    let outside = [
-        (inside.monitor, Topic::Anomalies),
-        (inside.diagnose, Topic::Diagnoses),
-        (inside.recover, Topic::Recoveries),
-    ];
-    for (_, topic) in outside.into_iter().filter(|(is_inside, _)| !is_inside) {
-        options.kept.retain(|kept| *kept != topic);
-        options.followed.push(topic);
+/// A stage that runs elsewhere writes what the node takes note of; one that runs inside goes on where it came to
+/// elsewhere.
+fn share_stages(options: &mut Options, inside: Stages) {
+    for stage in StageName::ALL {
+        if inside.has(stage) {
+            options.take_back(stage.name(), stage.inputs());
+        } else {
+            options.kept.retain(|kept| *kept != stage.output());
+            options.followed.push(stage.output());
+        }
     }
 }

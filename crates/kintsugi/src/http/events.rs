@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use actix_web::http::header::CACHE_CONTROL;
+use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::stream::unfold;
 use kintsugi_eventlog::{LogError, Lsn};
@@ -50,6 +50,8 @@ struct Stream {
     /// The next place in the log.
     next: Lsn,
     is_begun: bool,
+    /// Whether it has read nothing yet and is to begin with the oldest event, whichever that is by then.
+    is_at_oldest: bool,
     news: watch::Receiver<Lsn>,
     closing: watch::Receiver<bool>,
     _place: Place,
@@ -83,11 +85,13 @@ pub(super) async fn stream(
 ) -> Result<HttpResponse, Problem> {
     let topics = read_topics(query.topics.as_deref().unwrap_or(""))?;
     let next = begin(&request, query.from.as_deref(), &api)?;
+    let is_at_oldest = query.from.as_deref() == Some("beginning") && last_event_id(&request).is_none();
     let place = Place::take(&api)?;
     let state = Stream {
         topics,
         next,
         is_begun: false,
+        is_at_oldest,
         news: api.live.subscribe(),
         closing: api.is_closing.subscribe(),
         api,
@@ -113,10 +117,15 @@ fn read_topics(names: &str) -> Result<Vec<Topic>, Problem> {
     Ok(if topics.is_empty() { Topic::ALL.to_vec() } else { topics })
 }
 
+/// The last event that the client saw, where it comes back.
+fn last_event_id(request: &HttpRequest) -> Option<&HeaderValue> {
+    request.headers().get("last-event-id").filter(|id| !id.is_empty())
+}
+
 /// Where the stream begins: after the last event that the client saw, else with the oldest, else now.
 fn begin(request: &HttpRequest, from: Option<&str>, api: &Api) -> Result<Lsn, Problem> {
     let (oldest, end) = (api.log.start_lsn(), api.log.end_lsn());
-    let Some(seen) = request.headers().get("last-event-id").filter(|id| !id.is_empty()) else {
+    let Some(seen) = last_event_id(request) else {
         return match from {
             None | Some("now") => Ok(end),
             Some("beginning") => Ok(oldest),
@@ -178,8 +187,15 @@ impl Stream {
         match web::block(move || read_stretch(&api, &topics, from)).await {
             Ok(Ok((text, next))) => {
                 self.next = next;
+                self.is_at_oldest = false;
                 Some(text)
             }
+            Ok(Err(LogError::Trimmed { .. })) if self.is_at_oldest => {
+                self.next = self.api.log.start_lsn();
+                Some(String::new())
+            }
+            // It was slower than the node deletes. The client comes back and is told so.
+            Ok(Err(LogError::Trimmed { .. })) => None,
             Ok(Err(failure)) => {
                 error!(%failure, at = from.0, "read events");
                 None

@@ -7,8 +7,10 @@ pub(crate) mod goals;
 pub(crate) mod seams;
 pub(crate) mod watch;
 
-use kintsugi_eventlog::LogReader;
+use std::time::Duration;
+
 use kintsugi_eventlog::embedded::ReadOnlyLog;
+use kintsugi_eventlog::{LogReader, Lsn};
 
 use crate::cli::{LogArguments, Where};
 use crate::cluster;
@@ -33,9 +35,33 @@ pub(crate) fn open(place: &LogArguments) -> Result<Box<dyn LogReader>, Failure> 
     }
 }
 
+/// How often a log is read at most while the node that writes it deletes its beginning.
+const READS_MAX: usize = 5;
+
+/// What `read` makes of the whole log. It reads again where it failed and the log's beginning was deleted meanwhile: a
+/// node keeps nothing for those who look at its log from outside.
+pub(crate) fn read_whole<T>(
+    log: &dyn LogReader,
+    mut read: impl FnMut(&dyn LogReader) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    for _ in 1..READS_MAX {
+        let oldest = log.start_lsn();
+        let outcome = read(log);
+        if outcome.is_ok() {
+            return outcome;
+        }
+        // Takes in what was deleted.
+        log.wait_past(Lsn(0), Duration::ZERO);
+        if log.start_lsn() == oldest {
+            return outcome;
+        }
+    }
+    read(log)
+}
+
 /// Reads the run to look at.
 pub(crate) fn view(place: &Where) -> Result<RunView, Failure> {
-    RunView::read(open(&place.log)?.as_ref())
+    read_whole(open(&place.log)?.as_ref(), RunView::read)
 }
 
 /// Reads the run to look at, and who works in it where its folder tells.
@@ -48,4 +74,81 @@ pub(crate) fn view_with_roster(place: &Where) -> Result<(RunView, Option<Roster>
     // Events are told whether the manifest can be read or not.
     let roster = manifest_of(&folder).ok().flatten().and_then(|manifest| manifest.roster);
     Ok((view, roster))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::path::Path;
+
+    use kintsugi_eventlog::embedded::{EmbeddedLog, Options};
+    use kintsugi_eventlog::{Append, EventLog as _, LogError, NewRecord, Retention};
+    use kintsugi_events::Topic;
+
+    use super::*;
+
+    /// A log of several files, open for writing and for reading from outside.
+    fn opened_twice(directory: &Path) -> (EmbeddedLog, ReadOnlyLog) {
+        let log = EmbeddedLog::open(directory, Options { segment_bytes: 256, ..Options::default() }).unwrap();
+        for _ in 0..20 {
+            let records = vec![NewRecord::bare(Topic::Metrics, 0, "key", b"a metric".to_vec())];
+            log.append_wait(&Append { records, ..Append::default() }).unwrap();
+        }
+        let outside = ReadOnlyLog::open(directory).unwrap();
+        (log, outside)
+    }
+
+    fn delete_all_but_the_newest(log: &EmbeddedLog) {
+        let any = Retention { age_min: Duration::ZERO, bytes_min: 0, low_water: Lsn(u64::MAX) };
+        assert!(log.retain(&any).unwrap().segments_deleted > 0);
+    }
+
+    fn count(log: &dyn LogReader) -> Result<u64, LogError> {
+        let mut records = 0;
+        log.replay(log.start_lsn(), &mut |_| {
+            records += 1;
+            ControlFlow::Continue(())
+        })?;
+        Ok(records)
+    }
+
+    #[test]
+    fn what_is_deleted_while_it_is_read_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, outside) = opened_twice(directory.path());
+        delete_all_but_the_newest(&log);
+        assert!(matches!(count(&outside), Err(LogError::Trimmed { .. })), "nothing was in the way");
+        let left = read_whole(&outside, |log| Ok(count(log)?)).unwrap();
+        assert_eq!(left, 20 - log.start_lsn().0);
+    }
+
+    #[test]
+    fn a_failure_that_has_nothing_to_do_with_deleting_is_told_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_log, outside) = opened_twice(directory.path());
+        let mut reads = 0;
+        let failed = read_whole(&outside, |_| {
+            reads += 1;
+            Err::<(), _>(Failure::usage("there is no such agent"))
+        });
+        assert_eq!((failed.unwrap_err().message.as_str(), reads), ("there is no such agent", 1));
+    }
+
+    #[test]
+    fn a_log_that_is_deleted_faster_than_it_is_read_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, outside) = opened_twice(directory.path());
+        let mut reads = 0;
+        let failed = read_whole(&outside, |outside| {
+            reads += 1;
+            for _ in 0..20 {
+                let records = vec![NewRecord::bare(Topic::Metrics, 0, "key", b"a metric".to_vec())];
+                log.append_wait(&Append { records, ..Append::default() }).unwrap();
+            }
+            delete_all_but_the_newest(&log);
+            Ok(count(outside)?)
+        });
+        assert!(failed.unwrap_err().message.contains("ask again"));
+        assert_eq!(reads, READS_MAX);
+    }
 }

@@ -3,11 +3,13 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use kintsugi_eventlog::{LogError, Lsn};
+
 use super::open;
 use crate::cli::WatchArguments;
 use crate::documents::cloud_event;
 use crate::failure::Failure;
-use crate::terminal::line;
+use crate::terminal::{line, say};
 
 /// How long to wait for news before looking again.
 const WAIT: Duration = Duration::from_secs(1);
@@ -15,9 +17,12 @@ const WAIT: Duration = Duration::from_secs(1);
 pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
     let log = open(&arguments.log)?;
     let mut next = if arguments.from_beginning { log.start_lsn() } else { log.end_lsn() };
+    if arguments.from_beginning && next > Lsn(0) {
+        say(&format!("events before {next} are deleted"));
+    }
     let mut failed = None;
     loop {
-        next = log.replay(next, &mut |record| {
+        let replayed = log.replay(next, &mut |record| {
             if !arguments.topics.contains(&record.topic) {
                 return ControlFlow::Continue(());
             }
@@ -28,10 +33,20 @@ pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
                     ControlFlow::Break(())
                 }
             }
-        })?;
+        });
         if let Some(failure) = failed {
             return Err(failure);
         }
+        next = match replayed {
+            Err(LogError::Trimmed { .. }) => {
+                // Whoever reads what is printed was slower than the node deletes.
+                log.wait_past(Lsn(0), Duration::ZERO);
+                let oldest = log.start_lsn().max(Lsn(next.0 + 1));
+                say(&format!("events before {oldest} are deleted, {} of them unseen", oldest.0 - next.0));
+                oldest
+            }
+            replayed => replayed?,
+        };
         if arguments.until_end {
             return Ok(());
         }

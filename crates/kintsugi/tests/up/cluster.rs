@@ -12,20 +12,20 @@ use crate::common::{example, kintsugi};
 use crate::node::{Node, PATIENCE, example_goals, refused};
 
 /// Topics of a test's own on the broker that tests share.
-struct Cluster {
+pub(crate) struct Cluster {
     log: String,
     prefix: String,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Cluster {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let log = format!("kafka://{}", kintsugi_broker::shared::up().unwrap());
         let now = SystemClock.now().timestamp_micros();
         Self { log, prefix: format!("{name}-{now}"), folder: tempfile::tempdir().unwrap() }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = kintsugi(arguments);
         command
             .args(["--log", &self.log])
@@ -36,18 +36,18 @@ impl Cluster {
         command
     }
 
-    fn ask(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
-    fn lines(&self, arguments: &[&str]) -> Vec<Value> {
+    pub(crate) fn lines(&self, arguments: &[&str]) -> Vec<Value> {
         let output = self.ask(arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let told = String::from_utf8(output.stdout).unwrap();
         told.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    fn up_command(&self, name: &str) -> Command {
+    pub(crate) fn up_command(&self, name: &str) -> Command {
         let mut command = self.command(&["up"]);
         command.arg(example()).args(["--data-dir", name, "--listen", "127.0.0.1:0", "--format", "json"]);
         command
@@ -57,7 +57,7 @@ impl Cluster {
         Node::spawn(&mut self.up_command(name), None)
     }
 
-    fn publish(&self, goals: &[Value]) {
+    pub(crate) fn publish(&self, goals: &[Value]) {
         let mut child = self
             .command(&["goals", "publish"])
             .stdin(Stdio::piped())
@@ -75,7 +75,7 @@ impl Cluster {
     }
 }
 
-fn wait_until_ready(node: &Node) {
+pub(crate) fn wait_until_ready(node: &Node) {
     let begun = Instant::now();
     while node.get("/readyz").status != 200 {
         assert!(begun.elapsed() < PATIENCE, "{:?}", node.get("/readyz"));
