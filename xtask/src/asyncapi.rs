@@ -240,8 +240,8 @@ fn headers() -> Value {
             "kintsugi_place": {
                 "type": "string",
                 "pattern": "^[^/]+/[0-9]+/[0-9]+$",
-                "description": "Where it stands among the events of the node's lane that wrote it: lane, epoch and \
-                    place in the lane's order. Written by nodes alone; other clients leave it out.",
+                "description": "Where it stands among the events of the lane that wrote it: lane, epoch and place in \
+                    the lane's order. Written by nodes and `kintsugi stage` alone; other clients leave it out.",
             },
         },
     })
