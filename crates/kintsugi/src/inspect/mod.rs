@@ -84,12 +84,15 @@ mod tests {
     use kintsugi_eventlog::embedded::{EmbeddedLog, Options};
     use kintsugi_eventlog::{Append, EventLog as _, LogError, NewRecord, Retention};
     use kintsugi_events::Topic;
+    use kintsugi_types::ByteCount;
 
     use super::*;
 
     /// A log of several files, open for writing and for reading from outside.
     fn opened_twice(directory: &Path) -> (EmbeddedLog, ReadOnlyLog) {
-        let log = EmbeddedLog::open(directory, Options { segment_bytes: 256, ..Options::default() }).unwrap();
+        let log =
+            EmbeddedLog::open(directory, Options { segment_bytes: ByteCount(256), ..Options::default() })
+                .unwrap();
         for _ in 0..20 {
             let records = vec![NewRecord::bare(Topic::Metrics, 0, "key", b"a metric".to_vec())];
             log.append_wait(&Append { records, ..Append::default() }).unwrap();
