@@ -114,6 +114,14 @@ fn a_busy_nodes_log_stays_short_and_is_enough_to_come_back_from() {
     let resting = &seen.audit.agents["clerk-5"];
     assert!(resting.goals_ended > 0);
     assert!(log.start_lsn().0 * 2 > seen.next.0, "{} of {} events are gone", log.start_lsn(), seen.next);
+    // The cache forgets with the log.
+    let is_known = |number: usize| {
+        let goal = goals_from(number, 1).unwrap().remove(0);
+        let to =
+            (number > BATCH).then(|| AgentId::new(format!("clerk-{}", (number - 1) % BATCH % 5)).unwrap());
+        node.known_goal(&goal.tenant, to.as_ref(), &goal.id.unwrap()).unwrap().is_some()
+    };
+    assert_eq!([is_known(1), is_known(BATCH), is_known(BATCHES * BATCH)], [false, false, true]);
     assert_eq!(node.invariants().total(), 0);
     node.stop();
     seen.follow(log.as_ref());

@@ -294,7 +294,7 @@ fn fold_record(
     if let AgentEvent::GoalAccepted { goal } = &**agent_event
         && let Some(id) = &goal.id
     {
-        let known = KnownGoal { content: content_of(goal), epoch: goal.epoch() };
+        let known = KnownGoal { content: content_of(goal), epoch: goal.epoch(), accepted_at: record.lsn };
         batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known);
     }
     if !states.contains_key(agent) {

@@ -2,7 +2,7 @@
 //!
 //! An agent comes back from its newest snapshot and what its journal holds after it. A dormant one writes neither any
 //! more, so before the part of the log that holds its snapshot goes, the snapshot is written again at the end. What
-//! stays is then enough to rebuild a lost cache, but for the ids of goals whose own events are gone.
+//! stays is then enough to rebuild a lost cache. The ids of goals whose acceptance is gone are forgotten there too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -192,11 +192,13 @@ impl Needs {
             return Ok(nothing);
         }
         let retained = log.retain(&below(planned.start_lsn))?;
+        let forgotten = lane.core.store.forget_goals_before(retained.start_lsn)?;
         info!(
             segments = retained.segments_deleted,
             bytes = retained.bytes_deleted,
             start = retained.start_lsn.0,
             snapshots_renewed = agents.len(),
+            goals_forgotten = forgotten,
             "deleted the oldest of the log"
         );
         Ok(retained)

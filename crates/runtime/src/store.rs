@@ -5,7 +5,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use kintsugi_agent::{AgentState, STATE_VERSION};
@@ -16,10 +16,13 @@ use tracing::warn;
 use zstd::bulk::Compressor;
 
 /// Version of this cache's own form and of the states in it; another one is thrown away and rebuilt.
-const FORMAT: u32 = 3 << 16 | STATE_VERSION;
+const FORMAT: u32 = 4 << 16 | STATE_VERSION;
 
 /// The most bytes that a state may have when it is unpacked.
 const STATE_BYTES_MAX: usize = 64 << 20;
+
+/// Known goals that are forgotten in one go: nobody can remember one meanwhile.
+const FORGOTTEN_AT_ONCE: usize = 256;
 
 /// Level of zstd: the fastest that still makes a third of it.
 const ZSTD_LEVEL: i32 = 1;
@@ -59,21 +62,30 @@ pub struct KnownGoal {
     pub content: u64,
     /// How often the goal was handed from one agent to another when it was last accepted.
     pub epoch: u32,
+    /// Where the log tells that it was accepted.
+    pub accepted_at: Lsn,
 }
 
 impl KnownGoal {
-    fn to_bytes(self) -> [u8; 12] {
-        let mut bytes = [0; 12];
-        let (content, epoch) = bytes.split_at_mut(8);
+    fn to_bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        let (content, rest) = bytes.split_at_mut(8);
+        let (epoch, accepted_at) = rest.split_at_mut(4);
         content.copy_from_slice(&self.content.to_be_bytes());
         epoch.copy_from_slice(&self.epoch.to_be_bytes());
+        accepted_at.copy_from_slice(&self.accepted_at.0.to_be_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (content, epoch) = bytes.split_first_chunk::<8>()?;
-        let epoch = epoch.first_chunk::<4>()?;
-        Some(Self { content: u64::from_be_bytes(*content), epoch: u32::from_be_bytes(*epoch) })
+        let (content, rest) = bytes.split_first_chunk::<8>()?;
+        let (epoch, rest) = rest.split_first_chunk::<4>()?;
+        let accepted_at = rest.first_chunk::<8>()?;
+        Some(Self {
+            content: u64::from_be_bytes(*content),
+            epoch: u32::from_be_bytes(*epoch),
+            accepted_at: Lsn(u64::from_be_bytes(*accepted_at)),
+        })
     }
 }
 
@@ -90,6 +102,8 @@ pub struct Store {
     packer: Mutex<Compressor<'static>>,
     /// Whether it holds nothing of what the log says yet.
     is_empty: AtomicBool,
+    /// Held while anything is changed, so that who forgets a goal does not forget what was remembered just now.
+    changing: Mutex<()>,
 }
 
 impl std::fmt::Debug for Store {
@@ -168,7 +182,18 @@ impl Store {
         let packer = Compressor::new(ZSTD_LEVEL).map_err(StoreError::Pack)?;
         let (folder, packer) = (folder.to_owned(), Mutex::new(packer));
         let is_empty = AtomicBool::new(was_fresh);
-        Ok(Self { folder, database: database_opened, agents, goals, stages, loaded, meta, packer, is_empty })
+        Ok(Self {
+            folder,
+            database: database_opened,
+            agents,
+            goals,
+            stages,
+            loaded,
+            meta,
+            packer,
+            is_empty,
+            changing: Mutex::default(),
+        })
     }
 
     /// Whether it holds nothing of what the log says yet.
@@ -241,6 +266,48 @@ impl Store {
         Ok(found.and_then(|bytes| KnownGoal::from_bytes(&bytes)))
     }
 
+    /// Forgets the goals that were accepted before `start`, where the log begins by now: a cache that is made anew
+    /// knows nothing of them either. Returns how many there were.
+    pub fn forget_goals_before(&self, start: Lsn) -> Result<usize, StoreError> {
+        let is_old =
+            |bytes: &[u8]| KnownGoal::from_bytes(bytes).is_none_or(|known| known.accepted_at < start);
+        let mut forgotten = 0;
+        let mut old = Vec::with_capacity(FORGOTTEN_AT_ONCE);
+        for entry in self.goals.iter() {
+            let (key, known) = entry.into_inner().map_err(database("list goals"))?;
+            if is_old(&known) {
+                old.push(key);
+            }
+            if old.len() == FORGOTTEN_AT_ONCE {
+                forgotten += self.forget_goals(&mut old, is_old)?;
+            }
+        }
+        Ok(forgotten + self.forget_goals(&mut old, is_old)?)
+    }
+
+    /// Those of `goals` that are old still: one may have been accepted anew since it was listed.
+    fn forget_goals(
+        &self,
+        goals: &mut Vec<fjall::UserKey>,
+        is_old: impl Fn(&[u8]) -> bool,
+    ) -> Result<usize, StoreError> {
+        let _one_at_a_time = self.changing();
+        let mut batch = self.database.batch();
+        let mut forgotten = 0;
+        for goal in goals.drain(..) {
+            if self.goals.get(&goal).map_err(database("read goal"))?.is_some_and(|known| is_old(&known)) {
+                batch.remove(&self.goals, goal);
+                forgotten += 1;
+            }
+        }
+        batch.commit().map_err(database("forget goals"))?;
+        Ok(forgotten)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// From where the log has to be replayed to bring the cache up to date.
     pub fn replay_from(&self) -> Result<Lsn, StoreError> {
         let found = self.meta.get("replay_from").map_err(database("read replay position"))?;
@@ -295,6 +362,7 @@ impl StoreBatch<'_> {
 
     /// Makes the changes.
     pub fn commit(self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.store.changing();
         self.batch.commit().map_err(database("write"))
     }
 }
@@ -353,6 +421,44 @@ mod tests {
                 fs::remove_dir_all(&broken).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn goals_are_forgotten_that_were_accepted_before_the_log_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let tenant = TenantId::default();
+        let id = |number: u64| GoalId::new(format!("goal-{number}")).unwrap();
+        let known = |number| KnownGoal { content: number, epoch: 0, accepted_at: Lsn(number) };
+        let goals = 3 * FORGOTTEN_AT_ONCE as u64;
+        let mut batch = store.batch();
+        for number in 0..goals {
+            batch.put_goal(&tenant, None, &id(number), known(number));
+        }
+        batch.commit().unwrap();
+        let start = 2 * FORGOTTEN_AT_ONCE as u64 + 5;
+        assert_eq!(store.forget_goals_before(Lsn(start)).unwrap() as u64, start);
+        for number in 0..goals {
+            let expected = (number >= start).then(|| known(number));
+            assert_eq!(store.goal(&tenant, None, &id(number)).unwrap(), expected, "goal {number}");
+        }
+    }
+
+    #[test]
+    fn a_goal_that_is_accepted_anew_while_old_ones_are_listed_stays_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (tenant, id) = (TenantId::default(), GoalId::new("again").unwrap());
+        let anew = KnownGoal { content: 1, epoch: 1, accepted_at: Lsn(70) };
+        let mut batch = store.batch();
+        batch.put_goal(&tenant, None, &id, anew);
+        batch.commit().unwrap();
+        // As it was listed, it was old.
+        let mut listed = vec![goal_key(&tenant, None, &id).into()];
+        let is_old =
+            |bytes: &[u8]| KnownGoal::from_bytes(bytes).is_none_or(|known| known.accepted_at < Lsn(50));
+        assert_eq!(store.forget_goals(&mut listed, is_old).unwrap(), 0);
+        assert_eq!(store.goal(&tenant, None, &id).unwrap(), Some(anew));
     }
 
     #[test]

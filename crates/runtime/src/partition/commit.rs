@@ -223,7 +223,7 @@ impl Partition {
             if let Payload::Agent(agent_event) = &event.payload
                 && let AgentEvent::GoalAccepted { goal } = &**agent_event
             {
-                self.note_accepted(agent, goal, &mut batch);
+                self.note_accepted(agent, goal, committed.first_lsn, &mut batch);
                 is_changed = true;
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use kintsugi_agent::Command;
-use kintsugi_eventlog::{Append, NewRecord, Record, murmur2};
+use kintsugi_eventlog::{Append, Lsn, NewRecord, Record, murmur2};
 use kintsugi_events::{DeadLetter, Event, Goal, GoalResult, Payload, RecoveryPhase, Subject, Topic};
 use kintsugi_types::{AgentId, GoalId, TenantId};
 use tracing::{error, warn};
@@ -141,7 +141,7 @@ impl Partition {
         if !is_from_agent {
             goal.handover = None;
         }
-        let KnownGoal { content, epoch } = known_by(&goal);
+        let KnownGoal { content, epoch, .. } = known_by(&goal);
         goal.id = Some(id);
         if !is_from_agent {
             match self.elsewhere(record, &goal) {
@@ -273,9 +273,16 @@ impl Partition {
     }
 
     /// Remembers a goal that is part of an agent's journal now.
-    pub(super) fn note_accepted(&mut self, agent: &AgentId, goal: &Arc<Goal>, batch: &mut StoreBatch<'_>) {
+    pub(super) fn note_accepted(
+        &mut self,
+        agent: &AgentId,
+        goal: &Arc<Goal>,
+        accepted_at: Lsn,
+        batch: &mut StoreBatch<'_>,
+    ) {
         let Some(id) = &goal.id else { return };
-        batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known_by(goal));
+        let known = KnownGoal { accepted_at, ..known_by(goal) };
+        batch.put_goal(&goal.tenant, goal.agent.as_ref(), id, known);
         let key = known_key(goal);
         // It may have been handed over in the same commit, and be on its way to another agent already.
         if self.accepting.get(&key).is_some_and(|on_its_way| on_its_way.epoch <= goal.epoch()) {
@@ -303,7 +310,7 @@ impl Partition {
     fn forget_accepting(&mut self, agent: &AgentId, goal: &Arc<Goal>) {
         let lane = self.lane.clone();
         let mut batch = lane.core.store.batch();
-        self.note_accepted(agent, goal, &mut batch);
+        self.note_accepted(agent, goal, lane.core.log.end_lsn(), &mut batch);
         if let Err(failure) = batch.commit() {
             error!(%agent, %failure, "write cache");
         }
@@ -357,9 +364,9 @@ fn refused(goal: Goal, reason: String) -> Route {
     if goal.handover.is_some() { Route::Ended(Box::new(goal), reason) } else { Route::Refused(reason) }
 }
 
-/// What the goal's id stands for from now on.
+/// What the goal's id stands for from now on. Until it is accepted, nothing deletes what is known of it.
 fn known_by(goal: &Goal) -> KnownGoal {
-    KnownGoal { content: content_of(goal), epoch: goal.epoch() }
+    KnownGoal { content: content_of(goal), epoch: goal.epoch(), accepted_at: Lsn(u64::MAX) }
 }
 
 fn known_key(goal: &Goal) -> Vec<u8> {
