@@ -3,4 +3,5 @@
 
 pub mod audit;
 pub mod counting_server;
+pub mod diagnosing;
 pub mod scripted_node;

@@ -20,7 +20,7 @@ use kintsugi_monitor::MonitorSettings;
 use kintsugi_recover::PolicySet;
 use kintsugi_runtime::config::{CommandProbe, EffectProbe};
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{Lanes, Node, NodeConfig, Population, SharedPolicies, Stages};
+use kintsugi_runtime::{AskSettings, Lanes, Node, NodeConfig, Population, SharedPolicies, Stages};
 use kintsugi_tools::{DatabaseSource, LoadContext, Registry};
 use kintsugi_types::{
     AgentKind, ByteCount, CompletionRequest, GoalId, RetryPolicy, Role, SystemClock, TenantId, ToolName,
@@ -56,6 +56,8 @@ pub struct Wiring {
     pub without_policies: bool,
     /// Which healing stages run; all unless said.
     pub stages: Stages,
+    /// When the model is asked for a diagnosis; never unless said.
+    pub ask: Option<AskSettings>,
 }
 
 /// The declaration of the script's HTTP tool at `url`: how it may be repeated, and how long it may take.
@@ -197,6 +199,7 @@ pub fn parts_with(
             })),
             stages: wiring.stages,
             monitor: MonitorSettings::default(),
+            ask: wiring.ask,
             mode: wiring.mode,
             runnable_max: slots * 2,
             seed: 1,

@@ -1,7 +1,7 @@
 //! A scripted node in a process of its own: publishes its goals, works them to the end, and exits 0. It can be told
 //! to die at a boundary, without any clean-up, as in a power cut of the process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Parser;
 use kintsugi_eventlog::embedded::{Boundary, Options};
-use kintsugi_eventlog::{EmbeddedLog, Lsn};
+use kintsugi_eventlog::{EmbeddedLog, LogReader as _, Lsn};
+use kintsugi_gpu_scheduler::scripted;
 use kintsugi_runtime::config::{EffectBoundary, EffectProbe};
-use kintsugi_runtime::{Keep, Node};
+use kintsugi_runtime::{AskSettings, Keep, Node, Stages};
 use kintsugi_tests::audit::Audit;
+use kintsugi_tests::diagnosing;
 use kintsugi_tests::scripted_node::{Wiring, goals, goals_from, parts};
-use kintsugi_types::ByteCount;
+use kintsugi_types::{ByteCount, Clock as _, Score, SystemClock};
 
 #[derive(Parser)]
 struct Arguments {
@@ -36,6 +38,10 @@ struct Arguments {
     retain_bytes: Option<u64>,
     #[arg(long)]
     retain_ms: Option<u64>,
+    /// Finds so many anomalies of which the rules are not sure, unless an earlier life has, and asks the model about
+    /// each. It then ends as soon as all have a diagnosis, whatever its goals are at.
+    #[arg(long)]
+    anomalies: Option<u32>,
 }
 
 /// Counts the passes of one boundary down and aborts at the last.
@@ -63,6 +69,37 @@ fn keep_short(node: &Node, bytes: u64, age_ms: u64) -> Result<()> {
     bail!("the node ended by itself")
 }
 
+/// Has the anomalies diagnosed by a model that dies with the fuse.
+fn diagnose(
+    folder: &Path,
+    log: &Arc<EmbeddedLog>,
+    wiring: Wiring,
+    count: u32,
+    fuse: Arc<Fuse>,
+) -> Result<()> {
+    let has_begun = log.end_lsn() > log.start_lsn();
+    let ask = AskSettings { below: Score::new(0.7), deadline: Duration::from_mins(1), tokens_max: 64 };
+    let stages = Stages { diagnose: true, ..Stages::NONE };
+    let mut parts = parts(folder, log.clone(), Wiring { ask: Some(ask), stages, ..wiring })?;
+    parts.backend = scripted::instant(move |request| {
+        fuse.pass("ask");
+        diagnosing::answer(request)
+    });
+    if !has_begun {
+        let anomalies = (0..count).map(|number| diagnosing::slow_call(number, &format!("tool-{number}")));
+        diagnosing::append(log.as_ref(), &anomalies.collect::<Result<Vec<_>>>()?, SystemClock.now())?;
+    }
+    let node = Node::start(parts)?;
+    while diagnosing::diagnoses(log.as_ref())?.len() < usize::try_from(count)? {
+        if node.has_ended() {
+            bail!("the node ended by itself");
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    node.stop();
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let (boundary, count) =
@@ -76,8 +113,9 @@ fn main() -> Result<()> {
             log_fuse.pass(boundary.name());
             Ok(())
         }));
+        let effect_fuse = fuse.clone();
         wiring.effect_probe = Some(EffectProbe(Arc::new(move |boundary| {
-            fuse.pass(match boundary {
+            effect_fuse.pass(match boundary {
                 EffectBoundary::BeforeStart => "effect-start",
                 EffectBoundary::AfterEnd => "effect-end",
             });
@@ -87,6 +125,9 @@ fn main() -> Result<()> {
         options.segment_bytes = ByteCount(bytes);
     }
     let log = Arc::new(EmbeddedLog::open(arguments.folder.join("log"), options)?);
+    if let Some(count) = arguments.anomalies {
+        return diagnose(&arguments.folder, &log, wiring, count, fuse);
+    }
     if let (Some(bytes), Some(age_ms)) = (arguments.retain_bytes, arguments.retain_ms) {
         let node = Node::start(parts(&arguments.folder, log, wiring)?)?;
         node.publish(&goals_from(arguments.first, arguments.goals)?)?;

@@ -22,6 +22,13 @@ struct Seen {
 }
 
 impl History {
+    /// How many of `anomaly`'s kind came before it, of the same subject in the same goal.
+    pub fn earlier(&self, anomaly: &Anomaly) -> u32 {
+        let seen = self.subjects.get(&anomaly.agent).filter(|seen| seen.goal == anomaly.goal);
+        let counted = seen.and_then(|seen| seen.counts.iter().find(|(kind, _)| *kind == anomaly.kind));
+        counted.map_or(0, |(_, count)| *count)
+    }
+
     /// Takes in an anomaly and returns how many of its kind came before it, of the same subject in the same goal.
     pub fn note(&mut self, anomaly: &Anomaly, now: Timestamp) -> u32 {
         let seen = self.subjects.touch(&anomaly.agent, now, SUBJECTS_MAX, Seen::default);

@@ -12,7 +12,7 @@ pub const DIAGNOSED_BY: &str = "rules";
 const ERROR_CHARS_MAX: usize = 200;
 
 /// So many anomalies of one kind in one goal, this one included, are no accident any more.
-const RECURRENCE: u32 = 3;
+pub(crate) const RECURRENCE: u32 = 3;
 
 /// Diagnoses by rules. Stateless: what came before is handed in.
 #[derive(Debug, Clone, Copy, Default)]
@@ -270,7 +270,7 @@ fn unknown(anomaly: &Anomaly, cause: &str) -> Finding {
 }
 
 /// The first line of what the tool said, cut to [`ERROR_CHARS_MAX`].
-fn error_in_words(tool: &ToolOutcome) -> String {
+pub(crate) fn error_in_words(tool: &ToolOutcome) -> String {
     let line = tool.error.as_deref().and_then(|error| error.lines().find(|line| !line.trim().is_empty()));
     line.map_or_else(
         || "no error given".to_owned(),
@@ -278,18 +278,25 @@ fn error_in_words(tool: &ToolOutcome) -> String {
     )
 }
 
+/// The name of an error's tier.
+pub(crate) const fn tier_in_words(tier: Option<ErrorTier>) -> &'static str {
+    match tier {
+        Some(ErrorTier::Transient) => "transient",
+        Some(ErrorTier::Recoverable) => "recoverable",
+        Some(ErrorTier::Fatal) => "fatal",
+        None => "unclassed",
+    }
+}
+
 /// The evidence: which metric, its value, what it was compared with, what the tool said, and whether it recurs.
 fn reasoning(anomaly: &Anomaly, earlier: u32) -> String {
     let Anomaly { metric, value, baseline, window, kind, .. } = anomaly;
     let (value, baseline) = (rounded(*value), rounded(*baseline));
     let error = anomaly.tool.as_ref().map_or_else(String::new, |tool| {
-        let tier = match tool.error_tier {
-            Some(ErrorTier::Transient) => "transient",
-            Some(ErrorTier::Recoverable) => "recoverable",
-            Some(ErrorTier::Fatal) => "fatal",
-            None => "unclassed",
-        };
-        format!("; {} failed ({tier}): {}", tool.name, error_in_words(tool))
+        if tool.ok {
+            return format!("; {} answered", tool.name);
+        }
+        format!("; {} failed ({}): {}", tool.name, tier_in_words(tool.error_tier), error_in_words(tool))
     });
     let recurrence =
         if earlier > 0 { format!("; seen {earlier} times before in this goal") } else { String::new() };
@@ -297,6 +304,6 @@ fn reasoning(anomaly: &Anomaly, earlier: u32) -> String {
 }
 
 /// At most three digits after the point, and none that say nothing.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

@@ -129,4 +129,8 @@ fn the_reasoning_names_the_evidence() {
         "tool_failure: confidence is 0.45 against 0.713 (over 4); refund failed (fatal): 401 no credential"
     );
     assert_eq!(found.root_cause, "refund will not work until somebody mends it: 401 no credential");
+    let slow = ToolOutcome { ok: true, error_tier: None, error: None, ..failure(None).tool.unwrap() };
+    let found =
+        diagnose(&Anomaly { tool: Some(slow), ..anomaly(AnomalyKind::HighLatency, Severity::Low) }, 0);
+    assert!(found.reasoning.ends_with("(over 4); refund answered"), "{}", found.reasoning);
 }

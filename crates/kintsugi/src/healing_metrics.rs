@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
+use kintsugi_diagnose::{DIAGNOSED_BY, DIAGNOSED_BY_CACHE, DIAGNOSED_BY_MODEL};
 use kintsugi_events::{Event, GoalStatus, Payload, RecoveryPhase, Severity};
 use kintsugi_types::{RecoveryId, TokenUsage};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -26,6 +27,11 @@ struct AnomalyLabels {
 struct DiagnosisLabels {
     fault_type: &'static str,
     severity: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DiagnoserLabels {
+    diagnosed_by: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -85,6 +91,7 @@ struct Sums {
 pub(crate) struct HealingMetrics {
     anomalies: Family<AnomalyLabels, Counter>,
     diagnoses: Family<DiagnosisLabels, Counter>,
+    diagnosers: Family<DiagnoserLabels, Counter>,
     actions: Family<RecoveryLabels, Counter>,
     durations: Family<ActionLabels, Histogram>,
     goals: Family<StatusLabels, Counter>,
@@ -97,6 +104,7 @@ impl HealingMetrics {
         Self {
             anomalies: Family::default(),
             diagnoses: Family::default(),
+            diagnosers: Family::default(),
             actions: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS_S)),
             goals: Family::default(),
@@ -110,6 +118,8 @@ impl HealingMetrics {
         registry.register("agent_anomalies_detected", anomalies, self.anomalies.clone());
         let diagnoses = "Diagnoses that were made";
         registry.register("agent_diagnoses_completed", diagnoses, self.diagnoses.clone());
+        let by_whom = "Diagnoses by who made them";
+        registry.register("kintsugi_diagnoses", by_whom, self.diagnosers.clone());
         let actions = "Recoveries that were started";
         registry.register("agent_recovery_actions", actions, self.actions.clone());
         let durations = "From plan to end of recoveries that were started";
@@ -166,6 +176,8 @@ impl HealingMetrics {
                     severity: severity_name(diagnosis.severity),
                 };
                 self.diagnoses.get_or_create(&labels).inc();
+                let diagnosed_by = diagnoser_name(&diagnosis.diagnosed_by);
+                self.diagnosers.get_or_create(&DiagnoserLabels { diagnosed_by }).inc();
             }
             Payload::Recovery(recovery) => self.take_recovery(recovery),
             Payload::Agent(_) | Payload::Approval(_) | Payload::Snapshot(_) | Payload::Fault(_) => {}
@@ -200,6 +212,12 @@ impl HealingMetrics {
             }
         }
     }
+}
+
+/// Who made a diagnosis. Whoever took the stage over is one of many, so that there are few names.
+pub(crate) fn diagnoser_name(diagnosed_by: &str) -> &'static str {
+    let known = [DIAGNOSED_BY, DIAGNOSED_BY_MODEL, DIAGNOSED_BY_CACHE];
+    known.into_iter().find(|known| *known == diagnosed_by).unwrap_or("another")
 }
 
 /// The stable name of a severity.

@@ -7,6 +7,7 @@ mod client;
 mod cluster;
 mod completions;
 mod dead_letters;
+mod diagnose_settings;
 mod doctor;
 mod documents;
 mod example;

@@ -37,6 +37,7 @@ pub(crate) fn node_parts(
             policies: example.policies.shared(),
             stages: settings.stages.inside(),
             monitor: settings.healing.monitor_settings(),
+            ask: settings.healing.diagnose.ask(),
             mode: settings.healing.mode,
             runnable_max: settings.node.slots * 2,
             seed: settings.node.seed,

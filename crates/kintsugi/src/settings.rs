@@ -12,6 +12,8 @@ use kintsugi_runtime::Stages;
 use kintsugi_types::ByteCount;
 use serde::{Deserialize, Serialize};
 
+use crate::diagnose_settings::{ByModel, DiagnoseSettings};
+
 /// The name of the model that is shipped in the binary.
 pub(crate) const SHIPPED_MODEL: &str = "kintsugi-nano";
 
@@ -96,6 +98,8 @@ pub(crate) struct HealingSettings {
     pub(crate) thresholds: HealthThresholds,
     /// What the monitor takes for a deviation.
     pub(crate) monitor: MonitorSettings,
+    /// How anomalies are diagnosed.
+    pub(crate) diagnose: DiagnoseSettings,
 }
 
 impl HealingSettings {
@@ -360,7 +364,7 @@ fn monitor_facts(monitor: &MonitorSettings) -> impl Iterator<Item = Fact> {
 impl Settings {
     /// Finds a value that no node can run with, before it costs a run, and hands it to `refuse`.
     pub(crate) fn check<E>(&self, refuse: impl FnOnce(&Unfit<'_>) -> E) -> Result<(), E> {
-        let Self { node, model, healing, stages: _, prices, http, log, kafka } = self;
+        let Self { node, model, healing, stages, prices, http, log, kafka } = self;
         let thresholds = healing.thresholds;
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
         let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 15] = [
@@ -421,7 +425,13 @@ impl Settings {
                 "between 6000 and 1800000",
             ),
         ];
-        if let Some((key, value, _, must)) = monitor_facts(&healing.monitor).find(|(_, _, holds, _)| !holds) {
+        if healing.diagnose.by_model != ByModel::Off && stages.diagnose == StagePlace::External {
+            let (key, value) = ("healing.diagnose.by_model", &healing.diagnose.by_model.name());
+            let must = "off where stages.diagnose is external, for a stage outside of the node has no model";
+            return Err(refuse(&Unfit { key, value, must, beside: "stages.diagnose" }));
+        }
+        let mut numbers = monitor_facts(&healing.monitor).chain(healing.diagnose.facts());
+        if let Some((key, value, _, must)) = numbers.find(|(_, _, holds, _)| !holds) {
             return Err(refuse(&Unfit { key, value: &value, must, beside: key }));
         }
         let Some((_, key, value, must)) = facts.into_iter().find(|(holds, ..)| !holds) else { return Ok(()) };

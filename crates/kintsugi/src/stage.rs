@@ -11,11 +11,11 @@ use serde_json::json;
 
 use crate::cli::{Format, StageArguments};
 use crate::cluster::StageCluster;
+use crate::diagnose_settings::ByModel;
 use crate::failure::{Explain as _, Failure};
 use crate::log_choice::LogChoice;
 use crate::policies::PolicyFolder;
-use crate::resolved::{self, Flags};
-use crate::settings::Settings;
+use crate::resolved::{self, Flags, Resolved};
 use crate::settings_shown;
 use crate::signals::{Ending, Signals};
 use crate::stage_folder::StageFolder;
@@ -45,7 +45,7 @@ pub(crate) fn stage(arguments: &StageArguments) -> Result<(), Failure> {
         )));
     };
     let settings = &resolved.settings;
-    let (kind, mut policies) = kind_of(name, settings, dir)?;
+    let (kind, mut policies) = kind_of(name, &resolved, dir)?;
     let signals = Signals::listen()?;
     // Before a folder is begun: a start that is refused leaves none behind.
     let cluster = StageCluster::open(brokers, settings, dir, name)?;
@@ -85,12 +85,21 @@ pub(crate) fn stage(arguments: &StageArguments) -> Result<(), Failure> {
 /// The stage with what it goes by. Only the recoverer has policies.
 fn kind_of(
     name: StageName,
-    settings: &Settings,
+    resolved: &Resolved,
     dir: &Path,
 ) -> Result<(StageKind, Option<PolicyFolder>), Failure> {
+    let settings = &resolved.settings;
     Ok(match name {
         StageName::Monitor => (StageKind::Monitor(settings.healing.monitor_settings()), None),
-        StageName::Diagnose => (StageKind::Diagnose, None),
+        StageName::Diagnose if settings.healing.diagnose.by_model != ByModel::Off => {
+            let key = "healing.diagnose.by_model";
+            let failure = Failure::usage(format_args!(
+                "a stage by itself has no model to ask, and `{key}` is {}: set it to off, or leave the stage to the nodes",
+                settings.healing.diagnose.by_model.name()
+            ));
+            return Err(resolved.at(key, failure));
+        }
+        StageName::Diagnose => (StageKind::Diagnose(None), None),
         StageName::Recover => {
             let folder = PolicyFolder::open(dir.join("policies"))?;
             let (policies, mode, seed) = (folder.shared(), settings.healing.mode, settings.node.seed);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use kintsugi_diagnose::DIAGNOSED_BY;
 use kintsugi_events::expect::evaluate;
 use kintsugi_events::{GoalStatus, RecoveryAction, RecoveryPhase};
 use kintsugi_gpu_scheduler::{SchedulerStats, Times};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::Format;
 use crate::failure::Failure;
+use crate::healing_metrics::diagnoser_name;
 use crate::reasons::{Reason, commonest};
 use crate::residency::process_bytes_peak;
 use crate::run_folder::RunFolder;
@@ -64,6 +66,8 @@ pub(crate) struct Healing {
     faults_injected: BTreeMap<&'static str, u64>,
     anomalies: BTreeMap<&'static str, u64>,
     diagnoses: BTreeMap<&'static str, u64>,
+    /// The same diagnoses, by who made them.
+    diagnosed_by: BTreeMap<&'static str, u64>,
     recoveries: BTreeMap<&'static str, Tried>,
     seams: u64,
     seconds_to_heal: Percentiles,
@@ -251,6 +255,11 @@ impl Summary {
         if injected > 0 {
             lines.push(format!("faults      {injected} injected"));
         }
+        if healing.diagnosed_by.keys().any(|by| *by != DIAGNOSED_BY) {
+            let shares: Vec<String> =
+                healing.diagnosed_by.iter().map(|(by, count)| format!("{count} by {by}")).collect();
+            lines.push(format!("diagnosed   {}", shares.join(", ")));
+        }
         lines.push(format!("seams       {}", healing.seams));
         for (action, count) in &healing.recoveries {
             if *action == RecoveryAction::NotifyHuman.name() {
@@ -335,6 +344,7 @@ fn tell_healing(view: &RunView) -> Healing {
     }
     for (_, diagnosis) in view.diagnoses.values() {
         *healing.diagnoses.entry(diagnosis.fault_type.name()).or_default() += 1;
+        *healing.diagnosed_by.entry(diagnoser_name(&diagnosis.diagnosed_by)).or_default() += 1;
     }
     let mut seconds = Vec::new();
     for seam in view.recoveries.values() {

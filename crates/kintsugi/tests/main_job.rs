@@ -64,6 +64,30 @@ fn check_ledger(folder: &Path) {
     );
 }
 
+/// The shipped model really is asked, about every anomaly; what it says is told, and nothing is diagnosed twice.
+#[test]
+fn the_main_job_may_ask_its_model_for_diagnoses() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = run_command(folder.path(), FEW);
+    command.args(["--chaos", "0.5", "--seed", "3"]);
+    command.env("KINTSUGI_HEALING__DIAGNOSE__BY_MODEL", "unsure");
+    command.env("KINTSUGI_HEALING__DIAGNOSE__ASK_BELOW", "1.0");
+    let told = summary(&command.output().unwrap());
+    check_goals(&told, FEW);
+    let diagnoses = look(&["watch", "diagnoses", "--from-beginning", "--until-end"], folder.path());
+    let by: Vec<u64> =
+        told["healing"]["diagnosed_by"].as_object().unwrap().values().filter_map(Value::as_u64).collect();
+    assert_eq!(by.iter().sum::<u64>(), diagnoses.len() as u64);
+    let about: BTreeSet<String> =
+        diagnoses.iter().map(|told| told["data"]["anomalies"].to_string()).collect();
+    assert_eq!(about.len(), diagnoses.len(), "an anomaly was diagnosed twice");
+    let reasoning = |told: &Value| told["data"]["reasoning"].as_str().unwrap().to_owned();
+    let answers = diagnoses.iter().filter(|told| reasoning(told).contains("the model, asked"));
+    assert!(answers.count() > 0, "{:?}", diagnoses.first());
+    let unasked = diagnoses.iter().find(|told| !reasoning(told).contains("; the model"));
+    assert!(unasked.is_none(), "{unasked:?}");
+}
+
 #[test]
 fn the_main_job_runs_to_its_end_and_can_be_looked_at() {
     let folder = tempfile::tempdir().unwrap();

@@ -13,6 +13,8 @@ mod commands;
 mod common;
 #[path = "up/crash.rs"]
 mod crash;
+#[path = "up/diagnoses.rs"]
+mod diagnoses;
 #[path = "up/events.rs"]
 mod events;
 #[path = "up/node.rs"]

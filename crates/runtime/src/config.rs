@@ -10,6 +10,7 @@ use kintsugi_events::{Mode, Topic};
 use kintsugi_monitor::MonitorSettings;
 use kintsugi_types::{AgentId, AgentKind, NameError, RetryPolicy, TenantId};
 
+use crate::asking::AskSettings;
 use crate::policies::SharedPolicies;
 
 /// How many agents of a kind there are, and what they are called: `<kind>-<number>` from 0.
@@ -56,6 +57,8 @@ pub struct NodeConfig {
     pub stages: Stages,
     /// What the monitor takes for a deviation.
     pub monitor: MonitorSettings,
+    /// When the model is asked for a diagnosis; never where missing.
+    pub ask: Option<AskSettings>,
     /// How much the system may do by itself.
     pub mode: Mode,
     /// Runnable goals in progress at the same time: about twice the slots of the model.

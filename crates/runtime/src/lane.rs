@@ -13,6 +13,7 @@ use kintsugi_types::Timestamp;
 use tracing::{error, warn};
 
 use crate::agent_actor::DeathGuard;
+use crate::asking::Asker;
 use crate::lane_context::LaneContext;
 use crate::partition::{Drain, GoalsArrived, Partition};
 use crate::restore::{Restored, restore};
@@ -143,7 +144,14 @@ impl LaneSupervisor {
                 let stage = StageKind::Monitor(lane.node.config.monitor);
                 stage.start(lane.core.clone(), guard).orders
             }
-            Part::Diagnose => StageKind::Diagnose.start(lane.core.clone(), guard).orders,
+            Part::Diagnose => {
+                let asker = lane.node.config.ask.map(|settings| Asker::new(&lane, settings)).transpose();
+                let asker = asker.unwrap_or_else(|failure| {
+                    error!(%failure, "the model cannot be asked for diagnoses");
+                    None
+                });
+                StageKind::Diagnose(asker).start(lane.core.clone(), guard).orders
+            }
             Part::Recover => {
                 let config = &lane.node.config;
                 let (policies, mode, seed) = (config.policies.clone(), config.mode, config.seed);

@@ -5,6 +5,7 @@
 
 mod actor_thread;
 pub mod agent_actor;
+mod asking;
 pub mod config;
 pub mod context;
 mod effects;
@@ -27,6 +28,7 @@ mod stages;
 pub mod status;
 pub mod store;
 
+pub use asking::{AskSettings, Asker};
 pub use config::{NodeConfig, Population, StageName, Stages};
 pub use context::NodeContext;
 pub use feed::{Feed, FeedBatch};

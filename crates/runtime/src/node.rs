@@ -160,6 +160,11 @@ impl Node {
         self.context.status.take()
     }
 
+    /// What came of each time that the model was to be asked for a diagnosis, since the node started.
+    pub fn diagnosis_asks(&self) -> BTreeMap<&'static str, u64> {
+        self.context.status.asks()
+    }
+
     /// What the scheduler and the engine are at.
     pub fn scheduler_stats(&self) -> SchedulerStats {
         self.context.scheduler.stats()

@@ -4,15 +4,21 @@
 //! Its position rides on what it writes. Its state is snapshotted together with the position that it belongs to;
 //! after a restart what lies between snapshot and position is taken in again without writing, and since ids derive
 //! from the events that caused them, the state comes out the same.
+//!
+//! A stage may have to hear something from outside before it takes an event in. Its actor goes on meanwhile, and stays
+//! in front of that event: what comes after it lies in the log.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use kintsugi_eventlog::{Append, Committed, LogError, Lsn, NewRecord, Position, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Snapshot, Subject, Topic};
-use kintsugi_types::{DerivedIds, SystemIds};
+use kintsugi_types::{DerivedIds, SystemIds, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tracing::{error, warn};
@@ -46,18 +52,27 @@ const STATE_VERSION: u32 = 1;
 #[rtype(result = "()")]
 pub(crate) struct InputsGrown;
 
+/// Ends with what tells the stage what was heard outside. It has to end, within a time that the stage bounds.
+pub(crate) type Waiting<S> = Pin<Box<dyn Future<Output = Box<dyn FnOnce(&mut S)>>>>;
+
 /// What makes one stage differ from another.
-pub(crate) trait Stage: Unpin + 'static {
+pub(crate) trait Stage: Sized + Unpin + 'static {
     /// Which it is.
     const NAME: StageName;
     /// Those of its inputs that its state follows from: after a restart they are taken in again.
     const FOLDED: &'static [Topic] = Self::NAME.inputs();
 
+    /// What has to be heard before `event` is taken in, where that is so. It is asked again when the stage was told,
+    /// and after a restart. Changes nothing that is saved.
+    fn awaits(&mut self, _event: &Event, _now: Timestamp) -> Option<Waiting<Self>> {
+        None
+    }
+
     /// Takes an event in and returns what follows from it.
     fn consume(&mut self, event: &Event, ids: &mut DerivedIds) -> Vec<Payload>;
 
     /// Looks at the time and returns what follows from it.
-    fn tick(&mut self, now: kintsugi_types::Timestamp) -> Vec<Payload>;
+    fn tick(&mut self, now: Timestamp) -> Vec<Payload>;
 
     /// The state as JSON.
     fn save(&self) -> serde_json::Result<Box<RawValue>>;
@@ -82,6 +97,8 @@ pub(crate) struct StageActor<S: Stage> {
     next: BTreeMap<Topic, u64>,
     /// Up to here what follows was written before a restart.
     written: BTreeMap<Topic, u64>,
+    /// Whether it waits for something before it takes in what is next.
+    is_waiting: bool,
     is_changed: bool,
     ticks: u32,
     /// After how many ticks the next snapshot is due.
@@ -123,6 +140,7 @@ impl<S: Stage> StageActor<S> {
             stage,
             next,
             written,
+            is_waiting: false,
             is_changed: false,
             ticks: 0,
             snapshot_ticks: SNAPSHOT_TICKS,
@@ -131,8 +149,23 @@ impl<S: Stage> StageActor<S> {
         }
     }
 
+    /// Waits, and goes on where it stands once the stage was told.
+    fn wait(&mut self, waiting: Waiting<S>, ctx: &mut Context<Self>) {
+        self.is_waiting = true;
+        let told = waiting.into_actor(self).map(|tell, stage, ctx| {
+            stage.is_waiting = false;
+            tell(&mut stage.stage);
+            // Whatever the feed brought meanwhile was left to the log.
+            stage.catch_up(ctx);
+        });
+        ctx.spawn(told);
+    }
+
     /// Takes in what the log holds and the feed did not bring.
-    fn catch_up(&mut self) {
+    fn catch_up(&mut self, ctx: &mut Context<Self>) {
+        if self.is_waiting {
+            return;
+        }
         for topic in S::NAME.inputs() {
             let of = TopicPartition::new(*topic, self.lane.place.number);
             loop {
@@ -150,7 +183,12 @@ impl<S: Stage> StageActor<S> {
                 let mut found = Vec::new();
                 for record in records {
                     match record.to_event() {
-                        Ok(event) => self.take(*topic, record.offset, &event, &mut found),
+                        Ok(event) => {
+                            if self.take(*topic, record.offset, &event, &mut found, ctx).is_break() {
+                                self.append(found);
+                                return;
+                            }
+                        }
                         Err(failure) => {
                             warn!(stage = %S::NAME, %topic, offset = record.offset, %failure, "skipped");
                             self.next.insert(*topic, record.offset + 1);
@@ -162,19 +200,31 @@ impl<S: Stage> StageActor<S> {
         }
     }
 
-    fn take(&mut self, topic: Topic, offset: u64, event: &Event, found: &mut Vec<Event>) {
+    /// Takes an event in, or breaks off in front of it where the stage has to wait.
+    fn take(
+        &mut self,
+        topic: Topic,
+        offset: u64,
+        event: &Event,
+        found: &mut Vec<Event>,
+        ctx: &mut Context<Self>,
+    ) -> ControlFlow<()> {
+        let now = self.lane.clock.now();
+        let is_written = self.written.get(&topic).is_some_and(|written| offset < *written);
+        if !is_written && let Some(waiting) = self.stage.awaits(event, now) {
+            self.wait(waiting, ctx);
+            return ControlFlow::Break(());
+        }
         self.next.insert(topic, offset + 1);
         self.is_changed = true;
-        let is_written = self.written.get(&topic).is_some_and(|written| offset < *written);
         if is_written && !S::FOLDED.contains(&topic) {
-            return;
+            return ControlFlow::Continue(());
         }
         let mut ids = DerivedIds::new(event.envelope.id.as_uuid(), S::NAME.name());
         let payloads = self.stage.consume(event, &mut ids);
         if is_written {
-            return;
+            return ControlFlow::Continue(());
         }
-        let now = self.lane.clock.now();
         for payload in payloads {
             let subject = subject_of(&payload).unwrap_or_else(|| event.envelope.subject.clone());
             let mut envelope = Envelope::new(&mut ids, self.source.clone(), subject, now);
@@ -183,6 +233,7 @@ impl<S: Stage> StageActor<S> {
             envelope.tenant.clone_from(&event.envelope.tenant);
             found.push(Event { envelope, payload });
         }
+        ControlFlow::Continue(())
     }
 
     fn positions(&self) -> Vec<Position> {
@@ -219,8 +270,8 @@ impl<S: Stage> StageActor<S> {
         self.lane.append_own(&append, events);
     }
 
-    fn on_tick(&mut self, _: &mut Context<Self>) {
-        self.catch_up();
+    fn on_tick(&mut self, ctx: &mut Context<Self>) {
+        self.catch_up(ctx);
         let now = self.lane.clock.now();
         let found: Vec<Event> = self
             .stage
@@ -312,7 +363,7 @@ impl<S: Stage> Actor for StageActor<S> {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.lane.feed.subscribe(S::NAME.name(), S::NAME.inputs(), ctx.address().recipient());
-        self.catch_up();
+        self.catch_up(ctx);
         ctx.run_interval(TICK_EVERY, Self::on_tick);
     }
 }
@@ -320,16 +371,24 @@ impl<S: Stage> Actor for StageActor<S> {
 impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
     type Result = ();
 
-    fn handle(&mut self, batch: FeedBatch, _: &mut Context<Self>) {
+    fn handle(&mut self, batch: FeedBatch, ctx: &mut Context<Self>) {
+        if self.is_waiting {
+            return;
+        }
         let mut found = Vec::new();
         for fed in batch.committed().filter(|fed| S::NAME.inputs().contains(&fed.topic)) {
             let next = self.next.get(&fed.topic).copied().unwrap_or(0);
             if (fed.follows..=fed.offset).contains(&next) {
-                self.take(fed.topic, fed.offset, fed.event, &mut found);
+                if self.take(fed.topic, fed.offset, fed.event, &mut found, ctx).is_break() {
+                    break;
+                }
             } else if fed.offset > next {
                 // What was found so far goes first: positions must not run ahead of it.
                 self.append(std::mem::take(&mut found));
-                self.catch_up();
+                self.catch_up(ctx);
+                if self.is_waiting {
+                    break;
+                }
             }
         }
         self.append(found);
@@ -339,8 +398,8 @@ impl<S: Stage> Handler<FeedBatch> for StageActor<S> {
 impl<S: Stage> Handler<InputsGrown> for StageActor<S> {
     type Result = ();
 
-    fn handle(&mut self, _: InputsGrown, _: &mut Context<Self>) {
-        self.catch_up();
+    fn handle(&mut self, _: InputsGrown, ctx: &mut Context<Self>) {
+        self.catch_up(ctx);
     }
 }
 

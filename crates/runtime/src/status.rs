@@ -67,6 +67,8 @@ pub struct Status {
     inner: Mutex<StatusSnapshot>,
     /// Agents with load by the state that is shown, for each lane.
     agents: Mutex<BTreeMap<u32, BTreeMap<&'static str, u64>>>,
+    /// What came of each time that the model was to be asked for a diagnosis.
+    asks: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Status {
@@ -93,6 +95,16 @@ impl Status {
     /// Forgets the agents of a lane that is closed.
     pub(crate) fn forget_lane(&self, lane: u32) {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner).remove(&lane);
+    }
+
+    /// Notes what came of asking the model for a diagnosis.
+    pub(crate) fn count_ask(&self, outcome: &'static str) {
+        *self.asks.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
+    }
+
+    /// What came of each time that the model was to be asked for a diagnosis.
+    pub(crate) fn asks(&self) -> BTreeMap<&'static str, u64> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn log_failed(&self, reason: String) {

@@ -189,6 +189,10 @@ fn gather_scheduler(now: &mut Now, api: &Api) {
         "Engines that were rebuilt since the node started",
         stats.rebuilds,
     );
+    let asks = node.diagnosis_asks().into_iter().map(|(outcome, count)| (outcome, count as f64));
+    let help =
+        "Times that the model was to be asked for a diagnosis since the node started, by what came of it";
+    now.labelled(("kintsugi_diagnosis_asks", help, MetricType::Counter), "outcome", asks);
     let violations = node.invariants().total();
     now.counter("kintsugi_invariant_violations", "Broken promises since the node started", violations);
 }

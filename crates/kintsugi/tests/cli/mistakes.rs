@@ -187,8 +187,42 @@ fn a_setting_that_no_node_can_run_with_is_named() {
     let step_max = ["desk/kintsugi.toml:2: ", "`healing.monitor.ratios.step_max` is 0.5", "above 1"];
     settings("[healing.monitor.ratios]\nstep_max = 0.5\n", &step_max);
     settings("[healing.monitor]\ntool_streaks = 3\n", &["did you mean `tool_streak`?"]);
+    let deadline_ms =
+        ["desk/kintsugi.toml:2: ", "`healing.diagnose.deadline_ms` is 0", "between 1 and 60000"];
+    settings("[healing.diagnose]\ndeadline_ms = 0\n", &deadline_ms);
+    settings(
+        "[healing.diagnose]\nask_below = 1.5\n",
+        &["`healing.diagnose.ask_below` is 1.5", "between 0 and 1"],
+    );
+    settings(
+        "[healing.diagnose]\ntokens_max = 2\n",
+        &["`healing.diagnose.tokens_max` is 2", "between 16 and 1024"],
+    );
+    settings("[healing.diagnose]\nby_modle = \"off\"\n", &["line 2", "did you mean `by_model`?"]);
+    settings("[healing.diagnose]\nby_model = \"unshure\"\n", &["line 2", "did you mean `unsure`?"]);
     settings("[prices]\nprompt_usd_per_million = -1.0\n", &["`prices.prompt_usd_per_million` is -1"]);
     with(&[]).flags(&["--slots", "0"]).is_refused(2, &["flag --slots: ", "`node.slots` is 0"]);
+}
+
+#[test]
+fn a_diagnoser_outside_of_the_node_has_no_model_to_ask() {
+    let by_model = "[healing.diagnose]\nby_model = \"unsure\"\n";
+    let external = format!("{by_model}[stages]\ndiagnose = \"external\"\n");
+    let words = [
+        "desk/kintsugi.toml:2: ",
+        "`healing.diagnose.by_model` is unsure",
+        "off where stages.diagnose is external",
+    ];
+    with(&[("kintsugi.toml", &external)]).is_refused(2, &words);
+    let stage = |name| {
+        let attempt = with(&[("kintsugi.toml", by_model)]);
+        ask(attempt.path(), &["stage", name, "desk", "--log", "kafka://127.0.0.1:9", "--data-dir", "data"])
+    };
+    let words =
+        ["desk/kintsugi.toml:2: ", "a stage by itself has no model to ask", "leave the stage to the nodes"];
+    stage("diagnose").is_refused(2, &words);
+    // The others have nothing to do with it: they find no broker.
+    stage("monitor").is_refused(3, &["127.0.0.1:9"]);
 }
 
 #[test]

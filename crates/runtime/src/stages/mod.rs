@@ -14,6 +14,7 @@ use self::diagnose::DiagnoseStage;
 use self::monitor::MonitorStage;
 use self::recover::RecoverStage;
 use crate::agent_actor::DeathGuard;
+use crate::asking::Asker;
 use crate::config::StageName;
 use crate::lane::Order;
 use crate::lane_core::LaneCore;
@@ -25,8 +26,8 @@ use crate::stage::{InputsGrown, Stage, StageActor};
 pub enum StageKind {
     /// From metrics to anomalies.
     Monitor(MonitorSettings),
-    /// From anomalies to diagnoses.
-    Diagnose,
+    /// From anomalies to diagnoses: by the rules alone, or with a way to the model.
+    Diagnose(Option<Asker>),
     /// From diagnoses to recoveries.
     Recover {
         /// What is done about what.
@@ -49,7 +50,7 @@ impl StageKind {
     pub const fn name(&self) -> StageName {
         match self {
             Self::Monitor(_) => StageName::Monitor,
-            Self::Diagnose => StageName::Diagnose,
+            Self::Diagnose(_) => StageName::Diagnose,
             Self::Recover { .. } => StageName::Recover,
         }
     }
@@ -58,7 +59,7 @@ impl StageKind {
     pub(crate) fn start(&self, lane: Arc<LaneCore>, guard: DeathGuard) -> RunningStage {
         match self {
             Self::Monitor(settings) => start(lane, MonitorStage::new(*settings), guard),
-            Self::Diagnose => start(lane, DiagnoseStage::default(), guard),
+            Self::Diagnose(asker) => start(lane, DiagnoseStage::new(asker.clone()), guard),
             Self::Recover { policies, mode, seed } => {
                 start(lane, RecoverStage::new(policies.clone(), *mode, *seed), guard)
             }
