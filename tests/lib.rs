@@ -4,3 +4,4 @@
 pub mod audit;
 pub mod counting_server;
 pub mod scripted_node;
+pub mod smaller_model;

@@ -69,6 +69,55 @@ pub(crate) struct ModelSettings {
     pub(crate) lease_ms_max: u64,
     /// Compute threads; 0 takes all cores but one, at least one.
     pub(crate) threads: usize,
+    /// A second, smaller model.
+    #[serde(skip_serializing_if = "SmallerSettings::is_none")]
+    pub(crate) smaller: SmallerSettings,
+}
+
+/// A second, smaller model, which answers agents on lighter work. It has a part of the model's memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SmallerSettings {
+    /// A GGUF file, or the name of a shipped or pulled model. Without one there is no smaller model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// Its part of `model.memory_budget` and of `model.host_memory`; the main model has the rest.
+    pub(crate) memory_share: f64,
+}
+
+impl SmallerSettings {
+    /// Whether nothing was said about one.
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for SmallerSettings {
+    fn default() -> Self {
+        Self { name: None, memory_share: 0.25 }
+    }
+}
+
+impl ModelSettings {
+    /// The models, in words.
+    pub(crate) fn named(&self) -> String {
+        let smaller = self.smaller.name.as_ref().map_or_else(String::new, |name| format!(" and {name}"));
+        format!("{}{smaller}", self.name)
+    }
+
+    /// The part of `bytes` that the main model has, and the smaller one's. Together they are no more than `bytes`.
+    pub(crate) fn shared_out(&self, bytes: ByteCount) -> (ByteCount, ByteCount) {
+        if self.smaller.name.is_none() {
+            return (bytes, ByteCount(0));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a part of a number of bytes, rounded down"
+        )]
+        let of_smaller = ((bytes.bytes() as f64 * self.smaller.memory_share) as u64).min(bytes.bytes());
+        (ByteCount(bytes.bytes() - of_smaller), ByteCount(of_smaller))
+    }
 }
 
 impl Default for ModelSettings {
@@ -82,6 +131,7 @@ impl Default for ModelSettings {
             top_p: 1.0,
             lease_ms_max: 60_000,
             threads: 0,
+            smaller: SmallerSettings::default(),
         }
     }
 }
@@ -363,7 +413,8 @@ impl Settings {
         let Self { node, model, healing, stages: _, prices, http, log, kafka } = self;
         let thresholds = healing.thresholds;
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
-        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 15] = [
+        let share = model.smaller.memory_share;
+        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 17] = [
             (node.slots > 0, "node.slots", &node.slots, "at least 1"),
             (node.tool_threads > 0, "node.tool_threads", &node.tool_threads, "at least 1"),
             (node.tool_ms_max > 0, "node.tool_ms_max", &node.tool_ms_max, "at least 1"),
@@ -375,6 +426,18 @@ impl Settings {
                 "a number not below 0",
             ),
             (model.top_p > 0.0 && model.top_p <= 1.0, "model.top_p", &model.top_p, "above 0 and at most 1"),
+            (
+                share > 0.0 && share < 1.0,
+                "model.smaller.memory_share",
+                &model.smaller.memory_share,
+                "above 0 and below 1",
+            ),
+            (
+                model.smaller.name.is_some() || model.smaller.is_none(),
+                "model.smaller.memory_share",
+                &model.smaller.memory_share,
+                "left out where model.smaller.name names no model",
+            ),
             (
                 thresholds.recovering <= thresholds.degraded,
                 "healing.thresholds.recovering",
