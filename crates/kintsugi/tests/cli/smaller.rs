@@ -85,16 +85,16 @@ fn a_budget_without_room_for_both_models_is_refused_and_what_is_advised_is_enoug
     let arguments = ["run", "desk", "--data-dir", "data", "--quiet", "--smaller-model", "half.gguf"];
     // Which of the two has too little, and the variable that divides the budget.
     for (share, starved) in
-        [("0.1", "half.gguf has 819.2 KiB of it"), ("0.9", "kintsugi-nano has 819.2 KiB of it")]
+        [("0.1", "half.gguf has 4.0 MiB of it"), ("0.9", "kintsugi-nano has 4.0 MiB of it")]
     {
         let run = |budget: &str| {
             let mut command = super::kintsugi(&join(&[&arguments, &["--memory-budget", budget]]));
             command.env("KINTSUGI_MODEL__SMALLER__MEMORY_SHARE", share).current_dir(attempt.path());
             super::said(&mut command)
         };
-        let told = run("8MiB");
+        let told = run("40MiB");
         let words =
-            ["flag --memory-budget: ", "memory budget of 8.0 MiB is too small for both models: ", starved];
+            ["flag --memory-budget: ", "memory budget of 40.0 MiB is too small for both models: ", starved];
         told.is_refused(2, &words);
         told.is_refused(2, &["weights", "model.smaller.memory_share is ", share]);
         assert!(!attempt.path().join("data").exists(), "a refused start left its folder behind");
@@ -121,6 +121,11 @@ fn a_prompt_that_the_smaller_model_has_no_room_for_is_told_before_any_goal() {
     );
 }
 
+/// A line without its columns.
+fn words(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn the_settings_of_the_smaller_model_are_shown_with_their_origins_and_only_where_there_is_one() {
     let attempt = with_half(&[("kintsugi.toml", "[model.smaller]\n\nname = \"gone.gguf\"\n")]);
@@ -128,9 +133,6 @@ fn the_settings_of_the_smaller_model_are_shown_with_their_origins_and_only_where
         let told = ask(attempt.path(), &join(&[&["up", "--print-config"], arguments]));
         told.done().lines().filter(|line| line.starts_with("model.smaller")).map(words).collect::<Vec<_>>()
     };
-    fn words(line: &str) -> String {
-        line.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
     let share = "model.smaller.memory_share = 0.25 # default".to_owned();
     let file = "model.smaller.name = \"gone.gguf\" # desk/kintsugi.toml:3".to_owned();
     assert_eq!(shown(&["desk"]), [share.clone(), file]);

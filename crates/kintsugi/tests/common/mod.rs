@@ -30,6 +30,7 @@ pub(crate) fn patch(model: &mut [u8], key: &str, old: &[u8], new: &[u8]) {
     let find = |place: usize, wanted: &[u8]| {
         model[place..].windows(wanted.len()).position(|window| window == wanted).map(|found| place + found)
     };
-    let value = find(0, key.as_bytes()).and_then(|place| find(place + key.len(), old)).unwrap();
+    // Between them stands the type of the value, four bytes.
+    let value = find(0, key.as_bytes()).and_then(|place| find(place + key.len() + 4, old)).unwrap();
     model[value..][..new.len()].copy_from_slice(new);
 }
