@@ -5,3 +5,4 @@ pub mod audit;
 pub mod counting_server;
 pub mod diagnosing;
 pub mod scripted_node;
+pub mod smaller_model;

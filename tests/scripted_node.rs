@@ -185,6 +185,7 @@ pub fn parts_with(
         top_p: 1.0,
         population: 1,
         context_tokens: 4096,
+        smaller: None,
     };
     Ok(NodeParts {
         config: NodeConfig {
@@ -227,6 +228,7 @@ pub fn parts_with(
             rebuild: RebuildPolicy::default(),
         },
         backend: scripted::instant(answer),
+        smaller: None,
         clock: Arc::new(SystemClock),
     })
 }

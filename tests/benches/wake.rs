@@ -153,7 +153,7 @@ fn apart(folder: &Path, log: Arc<dyn EventLog>) -> Result<Apart> {
         let NodeParts { config, tools, scheduler, backend, clock, .. } =
             scripted(folder, log.clone(), Wiring::default())?;
         let engine = (&scheduler, backend);
-        anyhow::Ok(NodeContext::open(config, tools, clock, engine, Box::new(|_| {}))?)
+        anyhow::Ok(NodeContext::open(config, tools, clock, engine, None, |_, _| {})?)
     })?);
     let store_dir = node.config.store_dir.clone();
     let (lane, _) = LaneContext::open(node.clone(), LanePlace::ONLY, log, &store_dir, Box::new(|_| {}))?;

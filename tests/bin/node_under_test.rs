@@ -16,6 +16,7 @@ use kintsugi_runtime::{AskSettings, Keep, Node, Stages};
 use kintsugi_tests::audit::Audit;
 use kintsugi_tests::diagnosing;
 use kintsugi_tests::scripted_node::{Wiring, goals, goals_from, parts};
+use kintsugi_tests::smaller_model;
 use kintsugi_types::{ByteCount, Clock as _, Score, SystemClock};
 
 #[derive(Parser)]
@@ -42,6 +43,12 @@ struct Arguments {
     /// each. It then ends as soon as all have a diagnosis, whatever its goals are at.
     #[arg(long)]
     anomalies: Option<u32>,
+    /// Its model says nonsense to who is not on lighter work.
+    #[arg(long, conflicts_with = "segment_bytes")]
+    ill: bool,
+    /// It has a smaller model as well.
+    #[arg(long, requires = "ill")]
+    smaller: bool,
 }
 
 /// Counts the passes of one boundary down and aborts at the last.
@@ -105,6 +112,7 @@ fn main() -> Result<()> {
     let (boundary, count) =
         arguments.die_at.as_deref().and_then(|text| text.split_once(':')).unwrap_or(("", "0"));
     let fuse = Arc::new(Fuse { boundary: boundary.to_owned(), left: AtomicI64::new(count.parse()?) });
+    let smaller_fuse = fuse.clone();
     let mut options = Options::default();
     let mut wiring = Wiring::default();
     if arguments.die_at.is_some() {
@@ -135,7 +143,16 @@ fn main() -> Result<()> {
     }
     let before = Audit::of(log.as_ref())?;
     let ended_before = before.goals.len() - before.open_goals();
-    let node = Node::start(parts(&arguments.folder, log, wiring)?)?;
+    let node = Node::start(if arguments.ill {
+        let answer = move |request: &_| {
+            smaller_fuse.pass("smaller-asked");
+            smaller_model::sound(request)
+        };
+        let parts = smaller_model::ill_parts(&arguments.folder, log, wiring)?;
+        if arguments.smaller { smaller_model::with_smaller(parts, answer)? } else { parts }
+    } else {
+        parts(&arguments.folder, log, wiring)?
+    })?;
     // A goal that is there already is acknowledged again and not worked again.
     let goals = goals(arguments.goals)?;
     node.publish(&goals)?;

@@ -168,6 +168,8 @@ impl Run {
             thinks_in_step: 0,
             simple_reply: false,
             is_light: false,
+            model: None,
+            smaller_failures: 0,
             rollbacks: VecDeque::new(),
             deferred: None,
             recovery: None,
@@ -177,9 +179,10 @@ impl Run {
 
     fn apply(&mut self, event: &AgentEvent) {
         match event {
-            AgentEvent::ThinkRequested { effect, step, attempt, sampling_seed } => {
+            AgentEvent::ThinkRequested { effect, step, attempt, sampling_seed, model } => {
                 self.step = *step;
                 self.thinks_in_step += 1;
+                self.model.clone_from(model);
                 self.phase =
                     Phase::Thinking { effect: *effect, attempt: *attempt, sampling_seed: *sampling_seed };
             }
@@ -187,6 +190,7 @@ impl Run {
             AgentEvent::ThinkFailed { error, .. } => {
                 self.phase = Phase::Ready;
                 self.last_error = Some(error.clone());
+                self.smaller_failures += u32::from(self.model.is_some());
             }
             AgentEvent::ActionRequested { effect, call, safety, .. } => {
                 self.call =
@@ -221,6 +225,7 @@ impl Run {
         self.so_far.confidence = thought.confidence;
         self.so_far.queue_ms += thought.queue_ms;
         self.so_far.think_ms += thought.think_ms;
+        self.so_far.model.clone_from(&thought.model);
         if thought.malformed.is_some() {
             self.malformed_in_row += 1;
             self.last_error.clone_from(&thought.malformed);

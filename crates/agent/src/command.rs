@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kintsugi_events::{Goal, Recovery};
-use kintsugi_types::{Completion, EffectId, ErrorTier, Timestamp};
+use kintsugi_types::{Completion, EffectId, ErrorTier, ModelName, Timestamp};
 
 /// How an inference went.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +21,8 @@ pub enum ThinkOutcome {
         queue_ms: f64,
         /// How many messages of the prompt were not those of the agent's state.
         contradictions: u32,
+        /// The smaller model, where that answered.
+        model: Option<ModelName>,
     },
     /// It did not.
     Failed {

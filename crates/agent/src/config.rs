@@ -1,7 +1,7 @@
 //! What agents of one kind share. A goal keeps the configuration that it began with.
 
 use kintsugi_events::health::HealthThresholds;
-use kintsugi_types::{AgentKind, TokenUsage, ToolName, ToolSpec};
+use kintsugi_types::{AgentKind, ModelName, TokenUsage, ToolName, ToolSpec};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,15 @@ impl Prices {
     }
 }
 
+/// A second, smaller model, for agents that a recovery puts on lighter work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SmallerModel {
+    /// Its name, which the journal asks it by.
+    pub name: ModelName,
+    /// The longest context that it takes, in tokens.
+    pub context_tokens: u32,
+}
+
 /// The configuration of a kind of agent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KindConfig {
@@ -87,11 +96,19 @@ pub struct KindConfig {
     pub population: u32,
     /// The longest context, in tokens: the model's, or less.
     pub context_tokens: u32,
+    /// The smaller model, where the node has one.
+    pub smaller: Option<SmallerModel>,
 }
 
 impl KindConfig {
     /// The tool of that name, where the kind has it.
     pub fn tool(&self, name: &ToolName) -> Option<&ToolSpec> {
         self.tools.iter().find(|tool| tool.name == *name)
+    }
+
+    /// The longest context of `model`, in tokens: of the smaller one where it is named, else of the main one.
+    pub fn context_tokens_of(&self, model: Option<&ModelName>) -> u32 {
+        let smaller = self.smaller.as_ref().filter(|smaller| Some(&smaller.name) == model);
+        smaller.map_or(self.context_tokens, |smaller| smaller.context_tokens)
     }
 }

@@ -1,7 +1,7 @@
 //! What an agent's state asks of the outside.
 
 use kintsugi_events::ActionCall;
-use kintsugi_types::{EffectId, Timestamp, ToolSafety};
+use kintsugi_types::{EffectId, ModelName, Timestamp, ToolSafety};
 use serde::{Deserialize, Serialize};
 
 /// A tool call without a final outcome.
@@ -28,6 +28,8 @@ pub enum Effect {
         attempt: u32,
         /// Seed of the sampling.
         sampling_seed: u64,
+        /// The smaller model that it is asked of; the main one where missing.
+        model: Option<ModelName>,
     },
     /// Call a tool.
     Call(OpenCall),

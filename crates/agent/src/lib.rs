@@ -15,7 +15,7 @@ pub mod prompt;
 pub mod state;
 
 pub use command::{ActionOutcome, Command, ThinkOutcome};
-pub use config::{KindConfig, Limits, Prices};
+pub use config::{KindConfig, Limits, Prices, SmallerModel};
 pub use decide::{Context, Decision, decide};
 pub use effect::{Effect, OpenCall};
 pub use state::{Activity, AgentState, Phase, Run, STATE_VERSION, Turn};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use kintsugi_events::{ActionCall, Goal, HealthState, ParkReason, Recovery};
 use kintsugi_types::{
-    AgentId, AgentKind, EffectId, GoalId, Message, RecoveryId, Role, Score, TenantId, Timestamp, TokenUsage,
+    AgentId, AgentKind, EffectId, GoalId, Message, ModelName, RecoveryId, Role, Score, TenantId, Timestamp,
+    TokenUsage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +125,9 @@ pub struct StepSoFar {
     pub think_ms: f64,
     /// Tool calls, in milliseconds.
     pub tool_ms: f64,
+    /// The smaller model, where that gave the newest answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
 }
 
 /// Where a rollback may lead.
@@ -135,6 +139,11 @@ pub struct RollbackPoint {
     pub turns: usize,
     /// Whether the agent was well at that time.
     pub is_good: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it in so")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A goal being worked.
@@ -172,8 +181,14 @@ pub struct Run {
     pub thinks_in_step: u32,
     /// Whether only an answer without tools is wanted.
     pub simple_reply: bool,
-    /// Whether a lighter model is asked, or the same one for less.
+    /// Whether a smaller model is asked where one is configured, else the same one for less.
     pub is_light: bool,
+    /// The smaller model that the newest inference was asked of; missing where that is the main one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
+    /// Inferences that the smaller model could not answer, so that the main one was asked.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub smaller_failures: u32,
     /// Recoveries that helped.
     pub seams: u32,
     /// Where a rollback may lead: the newest checkpoints, newest last.
@@ -266,7 +281,7 @@ impl AgentState {
         match run.phase {
             Phase::Ready => None,
             Phase::Thinking { effect, attempt, sampling_seed } => {
-                Some(Effect::Think { effect, attempt, sampling_seed })
+                Some(Effect::Think { effect, attempt, sampling_seed, model: run.model.clone() })
             }
             Phase::Acting => run.call.clone().map(Effect::Call),
             Phase::Parked { until, .. } | Phase::Waiting { until } => Some(Effect::Timer { at: until }),

@@ -108,7 +108,7 @@ fn an_answer_to_another_conversation_is_not_acted_on() {
     world.give(Command::StartGoal { seed: 7 });
     let Some(Command::ThinkDone { effect, attempt, outcome }) = world.answer(4) else { panic!("no thought") };
     let ThinkOutcome::Answered { completion, queue_ms, .. } = outcome else { panic!("{outcome:?}") };
-    let outcome = ThinkOutcome::Answered { completion, queue_ms, contradictions: 1 };
+    let outcome = ThinkOutcome::Answered { completion, queue_ms, contradictions: 1, model: None };
     world.give(Command::ThinkDone { effect, attempt, outcome });
     let run = world.state.run.as_ref().unwrap();
     assert!(matches!(run.phase, Phase::Parked { .. }) && run.turns.is_empty(), "{run:?}");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kintsugi_types::{
-    AgentKind, EffectId, ErrorTier, GoalId, RecoveryId, Score, TenantId, Timestamp, TokenUsage, ToolName,
-    ToolSafety,
+    AgentKind, EffectId, ErrorTier, GoalId, ModelName, RecoveryId, Score, TenantId, Timestamp, TokenUsage,
+    ToolName, ToolSafety,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,9 @@ pub struct ThoughtRecord {
     /// Why the output is no action; missing where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub malformed: Option<String>,
+    /// The smaller model that answered; missing where the node's main one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it in so")]
@@ -196,6 +199,9 @@ pub enum AgentEvent {
         attempt: u32,
         /// Seed of its sampling.
         sampling_seed: u64,
+        /// The smaller model that is asked; missing where the node's main one is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        model: Option<ModelName>,
     },
     /// The model answered.
     #[serde(rename = "thought.recorded")]

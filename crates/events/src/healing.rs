@@ -1,8 +1,8 @@
 //! The four kinds of healing event: metric, anomaly, diagnosis, recovery.
 
 use kintsugi_types::{
-    AgentId, AgentKind, AnomalyId, DiagnosisId, ErrorTier, GoalId, RecoveryId, Score, Timestamp, TokenUsage,
-    ToolName,
+    AgentId, AgentKind, AnomalyId, DiagnosisId, ErrorTier, GoalId, ModelName, RecoveryId, Score, Timestamp,
+    TokenUsage, ToolName,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -124,6 +124,9 @@ pub struct Metric {
     /// What the goal ran out of, where that keeps the next step from being begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent: Option<Budget>,
+    /// The smaller model, where that gave the step's newest answer; missing where the node's main one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelName>,
     /// Sequence of the agent's journal that this metric saw.
     pub sequence: u64,
 }

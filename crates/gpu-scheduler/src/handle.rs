@@ -114,6 +114,14 @@ impl SchedulerHandle {
         SchedulerStats::of(&self.desk_picture.borrow(), &self.engine_picture.borrow(), self.memory_budget)
     }
 
+    /// Those of this scheduler and of `other` taken together: budgets, bytes and counts add up, peaks too, so that they
+    /// are no less than what was the case at one time. Engine, epoch and model are this one's.
+    pub fn stats_with(&self, other: &Self) -> SchedulerStats {
+        let desk = self.desk_picture.borrow().with(&other.desk_picture.borrow());
+        let engine = self.engine_picture.borrow().with(&other.engine_picture.borrow());
+        SchedulerStats::of(&desk, &engine, ByteCount(self.memory_budget.0 + other.memory_budget.0))
+    }
+
     /// Where the keys and values of each agent are that has any, as of now.
     pub fn residences(&self) -> Arc<BTreeMap<AgentId, Residence>> {
         self.engine_picture.borrow().residences.clone()

@@ -51,6 +51,15 @@ impl Spread {
         self.max = self.max.max(time);
     }
 
+    /// What was counted here and in `other`.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        let mut both = self.clone();
+        for (count, more) in both.counts.iter_mut().zip(other.counts.iter()) {
+            *count += more;
+        }
+        Self { count: self.count + other.count, max: self.max.max(other.max), ..both }
+    }
+
     /// The figures of what was counted so far.
     pub(crate) fn times(&self) -> Times {
         let max_ms = self.max.as_secs_f64() * 1000.0;

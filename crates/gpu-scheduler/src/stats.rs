@@ -144,6 +144,68 @@ pub(crate) struct DeskPicture {
     pub(crate) expired: u64,
 }
 
+impl EnginePicture {
+    /// This engine's, with what `other` holds and did added.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        let mut usage = self.usage;
+        usage += other.usage;
+        Self {
+            state: self.state.clone(),
+            epoch: self.epoch,
+            model: self.model.clone(),
+            active: self.active + other.active,
+            active_peak: self.active_peak + other.active_peak,
+            completions: self.completions + other.completions,
+            usage,
+            memory: MemoryUse {
+                weights: sum(self.memory.weights, other.memory.weights),
+                kv_pool: sum(self.memory.kv_pool, other.memory.kv_pool),
+                kv_used: sum(self.memory.kv_used, other.memory.kv_used),
+                kv_shared: sum(self.memory.kv_shared, other.memory.kv_shared),
+                kv_host: sum(self.memory.kv_host, other.memory.kv_host),
+                scratch: sum(self.memory.scratch, other.memory.scratch),
+            },
+            memory_peak: sum(self.memory_peak, other.memory_peak),
+            kv_used_peak: sum(self.kv_used_peak, other.kv_used_peak),
+            kv_host_peak: sum(self.kv_host_peak, other.kv_host_peak),
+            waiting_on_device: self.waiting_on_device + other.waiting_on_device,
+            residents_peak: self.residents_peak + other.residents_peak,
+            waiting_in_host_memory: self.waiting_in_host_memory + other.waiting_in_host_memory,
+            residences: self.residences.clone(),
+            swaps: SwapCounts {
+                out: self.swaps.out + other.swaps.out,
+                back: self.swaps.back + other.swaps.back,
+                forgotten: self.swaps.forgotten + other.swaps.forgotten,
+            },
+            wakes: self.wakes.with(&other.wakes),
+            swaps_in: self.swaps_in.with(&other.swaps_in),
+            faults: self.faults + other.faults,
+            rebuilds: self.rebuilds + other.rebuilds,
+            pace: self.pace,
+        }
+    }
+}
+
+impl DeskPicture {
+    /// This desk's, with what is and was at `other` added.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        Self {
+            leases_out: self.leases_out + other.leases_out,
+            leases_out_peak: self.leases_out_peak + other.leases_out_peak,
+            leases_granted: self.leases_granted + other.leases_granted,
+            queued: self.queued + other.queued,
+            queued_peak: self.queued_peak + other.queued_peak,
+            lease_waits: self.lease_waits.with(&other.lease_waits),
+            refused: self.refused + other.refused,
+            expired: self.expired + other.expired,
+        }
+    }
+}
+
+const fn sum(one: ByteCount, other: ByteCount) -> ByteCount {
+    ByteCount(one.0 + other.0)
+}
+
 impl SchedulerStats {
     /// Puts the two parts together.
     pub(crate) fn of(desk: &DeskPicture, engine: &EnginePicture, memory_budget: ByteCount) -> Self {

@@ -8,6 +8,7 @@ mod leases;
 mod random;
 mod residency;
 mod stage;
+mod two;
 
 use std::future::Future;
 use std::sync::Arc;

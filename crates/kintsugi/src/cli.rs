@@ -98,12 +98,15 @@ pub(crate) struct NodeArguments {
     /// How many agents are on the model at the same time
     #[arg(long, value_name = "N")]
     pub(crate) slots: Option<usize>,
-    /// Memory that the model may take: bytes, or with a unit such as 512MiB or 1.5GiB
+    /// Memory that the models may take: bytes, or with a unit such as 512MiB or 1.5GiB
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_budget: Option<ByteCount>,
     /// A GGUF file, or the name of a shipped or pulled model
     #[arg(long, value_name = "PATH|NAME")]
     pub(crate) model: Option<String>,
+    /// A second, smaller model for agents on lighter work; it has a part of the memory
+    #[arg(long, value_name = "PATH|NAME")]
+    pub(crate) smaller_model: Option<String>,
     /// Breaks a step on purpose with this probability, in [0, 1]; the same seed breaks the same steps
     #[arg(long, value_name = "P", value_parser = probability)]
     pub(crate) chaos: Option<f64>,

@@ -8,7 +8,7 @@ use kintsugi_events::{
     Subject,
 };
 use kintsugi_gpu_scheduler::Residence;
-use kintsugi_types::{AgentId, AgentKind, GoalId, RecoveryId, Score, Timestamp};
+use kintsugi_types::{AgentId, AgentKind, GoalId, ModelName, RecoveryId, Score, Timestamp};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -83,6 +83,9 @@ pub(crate) struct AgentDocument<'a> {
     scores: Option<HealthScores>,
     /// The goal that it works.
     goal: Option<&'a GoalId>,
+    /// The smaller model, where that gave the answer of its last step; missing where the node's main one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a ModelName>,
     /// Goals that wait for it.
     queued: usize,
     /// Goals that it ended.
@@ -137,6 +140,7 @@ impl<'a> AgentDocument<'a> {
             health: agent.last_metric.as_ref().map(|metric| metric.health),
             scores: agent.last_metric.as_ref().map(|metric| metric.scores),
             goal: agent.current.as_ref(),
+            model: agent.last_metric.as_ref().and_then(|metric| metric.model.as_ref()),
             queued: agent.queued,
             goals_ended: agent.goals_ended,
             sequence: agent.sequence,

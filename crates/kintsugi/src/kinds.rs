@@ -10,7 +10,7 @@ use kintsugi_inference::AdmitError;
 use kintsugi_recover::policy::TIME_MS_MAX;
 use kintsugi_runtime::Population;
 use kintsugi_tools::Registry;
-use kintsugi_types::{AgentKind, ToolName, ToolSpec};
+use kintsugi_types::{AgentKind, ModelName, ToolName, ToolSpec};
 use serde::Deserialize;
 
 use crate::example::sorted_files;
@@ -81,8 +81,11 @@ pub(crate) fn load(
             top_p: settings.model.top_p,
             population: declared.count,
             context_tokens: settings.model.context_tokens,
+            smaller: probe.smaller(),
         };
-        probe.try_prompt(&config).map_err(|error| too_long(&file, dir, settings, &error))?;
+        probe
+            .try_prompt(&config)
+            .map_err(|(smaller, error)| too_long(&file, dir, settings, smaller.as_ref(), &error))?;
         configs.insert(declared.kind, Arc::new(config));
     }
     Ok(Kinds { configs, population })
@@ -139,9 +142,16 @@ fn specs(file: &Path, names: &[ToolName], dir: &Path, tools: &Registry) -> Resul
 }
 
 /// Where prompt and answer exceed the context, either can be mended.
-fn too_long(file: &Path, dir: &Path, settings: &Settings, error: &AdmitError) -> Failure {
+fn too_long(
+    file: &Path,
+    dir: &Path,
+    settings: &Settings,
+    smaller: Option<&ModelName>,
+    error: &AdmitError,
+) -> Failure {
+    let of = smaller.map_or_else(String::new, |name| format!(" of the smaller model {name}"));
     let AdmitError::TooLong { prompt_tokens, wanted_tokens, context_tokens } = *error else {
-        return Failure::usage(format_args!("{}: `prompt` cannot be used: {error}", file.display()));
+        return Failure::usage(format_args!("{}: `prompt` cannot be used{of}: {error}", file.display()));
     };
     let remedy = if context_tokens < settings.model.context_tokens {
         "the model takes no longer one".to_owned()
@@ -153,7 +163,7 @@ fn too_long(file: &Path, dir: &Path, settings: &Settings, error: &AdmitError) ->
     };
     Failure::usage(format_args!(
         "{}: before any goal the prompt takes {prompt_tokens} tokens and an answer up to {wanted_tokens} \
-         (`limits.answer_tokens_max`), the context has {context_tokens}: {remedy}; or shorten `prompt`, name \
+         (`limits.answer_tokens_max`), the context{of} has {context_tokens}: {remedy}; or shorten `prompt`, name \
          fewer tools or lower `limits.answer_tokens_max`",
         file.display()
     ))

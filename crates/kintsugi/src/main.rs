@@ -42,6 +42,7 @@ mod run_folder;
 mod settings;
 mod settings_shown;
 mod signals;
+mod smaller;
 mod stage;
 mod stage_folder;
 mod summary;

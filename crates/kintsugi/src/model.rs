@@ -3,18 +3,19 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use kintsugi_agent::KindConfig;
 use kintsugi_agent::prompt::system_message;
+use kintsugi_agent::{KindConfig, SmallerModel};
 use kintsugi_gpu_scheduler::BackendFactory;
 use kintsugi_inference::{
     AdmitError, Backend, CandleEngine, EngineConfig, InferenceError, ModelSource, Origin, RequestId,
     configure_threads,
 };
-use kintsugi_types::{CompletionRequest, Grammar, Message, Role, Sampling};
+use kintsugi_types::{CompletionRequest, Grammar, Message, ModelName, Role, Sampling};
 
 use crate::failure::Failure;
 use crate::resolved::Resolved;
 use crate::settings::SHIPPED_MODEL;
+use crate::smaller::{self, Loaded};
 
 /// The model that comes with the program.
 static SHIPPED_GGUF: &[u8] = include_bytes!("../../../models/kintsugi-nano.gguf");
@@ -22,45 +23,70 @@ static SHIPPED_GGUF: &[u8] = include_bytes!("../../../models/kintsugi-nano.gguf"
 /// Where models lie, beside the current directory.
 const MODELS_DIR: &str = "models";
 
-/// The engine that was made to find what is wrong before anything else is started. It has to be dropped before
-/// another is made: each takes the whole budget.
+/// What engines are made by.
+pub(crate) struct Backends {
+    /// Those of the main model.
+    pub(crate) main: BackendFactory,
+    /// Those of the smaller one, and its name.
+    pub(crate) smaller: Option<(ModelName, BackendFactory)>,
+}
+
+/// The engines that were made to find what is wrong before anything else is started. They have to be dropped before
+/// others are made: together they take the whole budget.
 #[derive(Debug)]
-pub(crate) struct Probe(CandleEngine);
+pub(crate) struct Probe {
+    main: CandleEngine,
+    smaller: Option<(SmallerModel, CandleEngine)>,
+}
 
 impl Probe {
-    /// Whether the instructions and tools of a kind and the longest answer leave room for a goal in the context.
-    pub(crate) fn try_prompt(&mut self, kind: &KindConfig) -> Result<(), AdmitError> {
-        let request = CompletionRequest {
-            messages: vec![
-                system_message(&kind.instructions, &kind.tools),
-                Message::new(Role::User, String::new()),
-            ],
-            grammar: Grammar::Free,
-            sampling: Sampling { temperature: kind.temperature, top_p: kind.top_p, seed: 0 },
-            tokens_max: kind.limits.answer_tokens_max,
-        };
-        let id = RequestId(0);
-        self.0.admit(id, request, &Origin::default())?;
-        self.0.cancel(id);
-        Ok(())
+    /// The smaller model, where there is one.
+    pub(crate) fn smaller(&self) -> Option<SmallerModel> {
+        self.smaller.as_ref().map(|(smaller, _)| smaller.clone())
+    }
+
+    /// Whether the instructions and tools of a kind and the longest answer leave room for a goal in the context of each
+    /// model. Fails with the name of the smaller one where it is that which has no room.
+    pub(crate) fn try_prompt(&mut self, kind: &KindConfig) -> Result<(), (Option<ModelName>, AdmitError)> {
+        try_prompt(&mut self.main, kind).map_err(|error| (None, error))?;
+        let Some((smaller, engine)) = &mut self.smaller else { return Ok(()) };
+        try_prompt(engine, kind).map_err(|error| (Some(smaller.name.clone()), error))
     }
 }
 
-/// Makes a factory of engines, and one engine to try things with.
-pub(crate) fn factory(resolved: &Resolved) -> Result<(BackendFactory, Probe), Failure> {
+fn try_prompt(engine: &mut CandleEngine, kind: &KindConfig) -> Result<(), AdmitError> {
+    let request = CompletionRequest {
+        messages: vec![
+            system_message(&kind.instructions, &kind.tools),
+            Message::new(Role::User, String::new()),
+        ],
+        grammar: Grammar::Free,
+        sampling: Sampling { temperature: kind.temperature, top_p: kind.top_p, seed: 0 },
+        tokens_max: kind.limits.answer_tokens_max,
+    };
+    let id = RequestId(0);
+    engine.admit(id, request, &Origin::default())?;
+    engine.cancel(id);
+    Ok(())
+}
+
+/// Makes the factories of engines, and an engine of each model to try things with.
+pub(crate) fn factory(resolved: &Resolved) -> Result<(Backends, Probe), Failure> {
     let settings = &resolved.settings.model;
     set_threads(settings.threads).map_err(|failure| resolved.at("model.threads", failure))?;
     let model = source(&settings.name).map_err(|failure| resolved.at("model.name", failure))?;
+    let (memory_budget, _) = settings.shared_out(settings.memory_budget);
+    let (host_memory, _) = settings.shared_out(settings.host_memory);
     let slots = u32::try_from(resolved.settings.node.slots).unwrap_or(u32::MAX);
     let config = EngineConfig {
         model,
         slots,
         context_tokens: settings.context_tokens,
-        memory_budget: settings.memory_budget,
-        host_memory: settings.host_memory,
+        memory_budget,
+        host_memory,
         step_tokens_max: EngineConfig::STEP_TOKENS_DEFAULT.max(slots),
     };
-    let probe = Probe(CandleEngine::load(&config).map_err(|error| {
+    let main = CandleEngine::load(&config).map_err(|error| {
         let key = match &error {
             InferenceError::BudgetTooSmall { .. } => "model.memory_budget",
             InferenceError::Setting { name: "context_tokens", .. } => "model.context_tokens",
@@ -68,13 +94,20 @@ pub(crate) fn factory(resolved: &Resolved) -> Result<(BackendFactory, Probe), Fa
             InferenceError::Setting { .. } => "node.slots",
             _ => "model.name",
         };
-        resolved.at(key, explain(error))
-    })?);
-    let factory: BackendFactory = Box::new(move || {
+        resolved.at(key, smaller::explain_main(settings, error))
+    })?;
+    let smaller = smaller::load(resolved, &config, &main)?;
+    let (of_smaller, smaller) = smaller.map_or((None, None), |Loaded { model, engine, config }| {
+        (Some((model.name.clone(), engines_of(config))), Some((model, engine)))
+    });
+    Ok((Backends { main: engines_of(config), smaller: of_smaller }, Probe { main, smaller }))
+}
+
+fn engines_of(config: EngineConfig) -> BackendFactory {
+    Box::new(move || {
         let engine = CandleEngine::load(&config).map_err(|error| error.to_string())?;
         Ok(Box::new(engine) as Box<dyn Backend>)
-    });
-    Ok((factory, probe))
+    })
 }
 
 /// A setting that does not go with the model is the user's to mend; for a model that cannot be read another is needed.

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kintsugi_chaos::FaultPlan;
-use kintsugi_gpu_scheduler::{BackendFactory, RebuildPolicy, SchedulerConfig};
+use kintsugi_gpu_scheduler::{RebuildPolicy, SchedulerConfig};
 use kintsugi_runtime::node::NodeParts;
-use kintsugi_runtime::{Lanes, NodeConfig};
+use kintsugi_runtime::{Lanes, NodeConfig, SmallerParts};
 use kintsugi_types::{RetryPolicy, SystemClock, TenantId};
 
 use crate::example::Example;
+use crate::model::Backends;
 use crate::settings::Settings;
 
 /// How agents that die are restarted.
@@ -25,9 +26,18 @@ pub(crate) fn node_parts(
     example: &Example,
     (store_dir, tenant): (PathBuf, TenantId),
     lanes: Lanes,
-    backend: BackendFactory,
+    backends: Backends,
     chaos: Option<f64>,
 ) -> NodeParts {
+    let (of_main, of_smaller) = settings.model.shared_out(settings.model.memory_budget);
+    let scheduler = |memory_budget| SchedulerConfig {
+        slots: settings.node.slots,
+        queue_max: settings.node.slots * 8,
+        lease_ms_max: settings.model.lease_ms_max,
+        memory_budget,
+        rebuild: RebuildPolicy::default(),
+    };
+    let Backends { main, smaller } = backends;
     NodeParts {
         config: NodeConfig {
             store_dir,
@@ -51,14 +61,13 @@ pub(crate) fn node_parts(
         },
         lanes,
         tools: example.tools.clone(),
-        scheduler: SchedulerConfig {
-            slots: settings.node.slots,
-            queue_max: settings.node.slots * 8,
-            lease_ms_max: settings.model.lease_ms_max,
-            memory_budget: settings.model.memory_budget,
-            rebuild: RebuildPolicy::default(),
-        },
-        backend,
+        scheduler: scheduler(of_main),
+        backend: main,
+        smaller: smaller.map(|(name, backend)| SmallerParts {
+            name,
+            scheduler: scheduler(of_smaller),
+            backend,
+        }),
         clock: Arc::new(SystemClock),
     }
 }

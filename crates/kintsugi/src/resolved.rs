@@ -38,6 +38,7 @@ pub(crate) struct Flags<'a> {
     pub(crate) slots: Option<usize>,
     pub(crate) seed: Option<u64>,
     pub(crate) model: Option<&'a str>,
+    pub(crate) smaller_model: Option<&'a str>,
     pub(crate) memory_budget: Option<ByteCount>,
     pub(crate) mode: Option<ModeArgument>,
     pub(crate) listen: Option<&'a str>,
@@ -49,6 +50,7 @@ impl<'a> From<&'a NodeArguments> for Flags<'a> {
             slots: arguments.slots,
             seed: arguments.seed,
             model: arguments.model.as_deref(),
+            smaller_model: arguments.smaller_model.as_deref(),
             memory_budget: arguments.memory_budget,
             mode: arguments.mode,
             listen: None,
@@ -80,6 +82,10 @@ pub(crate) fn resolve(file: &Path, flags: &Flags<'_>) -> Result<Resolved, Failur
     if let Some(model) = flags.model {
         model.clone_into(&mut settings.model.name);
         note("model.name", "--model");
+    }
+    if let Some(model) = flags.smaller_model {
+        settings.model.smaller.name = Some(model.to_owned());
+        note("model.smaller.name", "--smaller-model");
     }
     if let Some(budget) = flags.memory_budget {
         settings.model.memory_budget = budget;

@@ -11,7 +11,7 @@ use kintsugi_events::Goal;
 use kintsugi_gpu_scheduler::SchedulerStats;
 use kintsugi_runtime::node::NodeParts;
 use kintsugi_runtime::{Lanes, Node};
-use kintsugi_types::TenantId;
+use kintsugi_types::{ModelName, TenantId};
 
 use crate::cli::RunArguments;
 use crate::example::{self, Example};
@@ -89,6 +89,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
             agents_total: example.agents_total(),
             log_bytes: log.size().bytes,
             stats: &outcome.stats,
+            smaller: outcome.smaller.as_ref(),
             tools: &example.tools,
         },
     );
@@ -102,6 +103,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 /// What is left of a node when it has stopped.
 struct Outcome {
     stats: SchedulerStats,
+    /// The smaller model's own part of them, where there is one.
+    smaller: Option<(ModelName, SchedulerStats)>,
     violations: u64,
     timeline: Timeline,
     progress: Progress,
@@ -173,10 +176,10 @@ fn work(
         std::thread::park_timeout(LOOK_EVERY);
     }
     progress.finish();
-    let stats = node.scheduler_stats();
+    let (stats, smaller) = (node.scheduler_stats(), node.smaller_stats());
     let violations = node.invariants().total();
     node.stop();
-    Ok(Outcome { stats, violations, timeline, progress })
+    Ok(Outcome { stats, smaller, violations, timeline, progress })
 }
 
 /// Leaves a picture in the run's folder of who was where, and what that took.
@@ -220,7 +223,7 @@ fn opening(folder: &RunFolder, example: &Example, settings: &Settings) -> String
         example.name,
         folder.manifest.goals,
         settings.node.slots,
-        settings.model.name,
+        settings.model.named(),
         folder.path.display()
     )
 }

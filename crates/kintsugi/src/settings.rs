@@ -1,5 +1,7 @@
 //! The settings of a node, and which values no node can run with.
 
+mod smaller;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -12,6 +14,7 @@ use kintsugi_runtime::Stages;
 use kintsugi_types::ByteCount;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::smaller::SmallerSettings;
 use crate::diagnose_settings::{ByModel, DiagnoseSettings};
 
 /// The name of the model that is shipped in the binary.
@@ -71,6 +74,9 @@ pub(crate) struct ModelSettings {
     pub(crate) lease_ms_max: u64,
     /// Compute threads; 0 takes all cores but one, at least one.
     pub(crate) threads: usize,
+    /// A second, smaller model.
+    #[serde(skip_serializing_if = "SmallerSettings::is_none")]
+    pub(crate) smaller: SmallerSettings,
 }
 
 impl Default for ModelSettings {
@@ -84,6 +90,7 @@ impl Default for ModelSettings {
             top_p: 1.0,
             lease_ms_max: 60_000,
             threads: 0,
+            smaller: SmallerSettings::default(),
         }
     }
 }
@@ -367,7 +374,8 @@ impl Settings {
         let Self { node, model, healing, stages, prices, http, log, kafka } = self;
         let thresholds = healing.thresholds;
         let is_price = |price: f64| price.is_finite() && price >= 0.0;
-        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 15] = [
+        let share = model.smaller.memory_share;
+        let facts: [(bool, &'static str, &dyn fmt::Display, &'static str); 17] = [
             (node.slots > 0, "node.slots", &node.slots, "at least 1"),
             (node.tool_threads > 0, "node.tool_threads", &node.tool_threads, "at least 1"),
             (node.tool_ms_max > 0, "node.tool_ms_max", &node.tool_ms_max, "at least 1"),
@@ -379,6 +387,18 @@ impl Settings {
                 "a number not below 0",
             ),
             (model.top_p > 0.0 && model.top_p <= 1.0, "model.top_p", &model.top_p, "above 0 and at most 1"),
+            (
+                share > 0.0 && share < 1.0,
+                "model.smaller.memory_share",
+                &model.smaller.memory_share,
+                "above 0 and below 1",
+            ),
+            (
+                model.smaller.name.is_some() || model.smaller.is_none(),
+                "model.smaller.memory_share",
+                &model.smaller.memory_share,
+                "left out where model.smaller.name names no model",
+            ),
             (
                 thresholds.recovering <= thresholds.degraded,
                 "healing.thresholds.recovering",

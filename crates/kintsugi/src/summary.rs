@@ -1,5 +1,7 @@
 //! The summary of a run. Its form is an outside contract.
 
+mod smaller;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -8,9 +10,10 @@ use kintsugi_events::expect::evaluate;
 use kintsugi_events::{GoalStatus, RecoveryAction, RecoveryPhase};
 use kintsugi_gpu_scheduler::{SchedulerStats, Times};
 use kintsugi_tools::Registry;
-use kintsugi_types::{ByteCount, TokenUsage, ToolName};
+use kintsugi_types::{ByteCount, ModelName, TokenUsage, ToolName};
 use serde::{Deserialize, Serialize};
 
+use self::smaller::SmallerSummary;
 use crate::cli::Format;
 use crate::failure::Failure;
 use crate::healing_metrics::diagnoser_name;
@@ -143,6 +146,9 @@ pub(crate) struct Summary {
     health: HealthSummary,
     log: LogSummary,
     memory: MemorySummary,
+    /// What the smaller model did, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    smaller_model: Option<SmallerSummary>,
 }
 
 /// What a summary needs beside the log.
@@ -152,6 +158,7 @@ pub(crate) struct Ran<'a> {
     pub(crate) agents_total: u32,
     pub(crate) log_bytes: u64,
     pub(crate) stats: &'a SchedulerStats,
+    pub(crate) smaller: Option<&'a (ModelName, SchedulerStats)>,
     pub(crate) tools: &'a Registry,
 }
 
@@ -195,6 +202,7 @@ impl Summary {
                 swap_in_ms: ran.stats.swaps_in.into(),
                 lease_wait_ms: ran.stats.lease_waits.into(),
             },
+            smaller_model: SmallerSummary::of(view, ran.smaller),
         }
     }
 
@@ -289,6 +297,9 @@ impl Summary {
             memory.lease_wait_ms.p99 / 1000.0,
             memory.lease_wait_ms.max / 1000.0
         ));
+        if let Some(smaller) = &self.smaller_model {
+            lines.push(smaller.worded());
+        }
         if let Some(bytes) = memory.process_bytes_peak {
             lines.push(format!("process     {} at the peak", ByteCount(bytes)));
         }

@@ -45,7 +45,8 @@ pub(crate) fn take(table: &mut Table, dir: &Path) -> Result<Vec<(String, String)
 fn refuse(name: &str) -> Failure {
     let defaults = Table::try_from(Settings::default()).unwrap_or_default();
     let mut known: Vec<String> = leaves(&defaults).keys().map(|key| name_of(key)).collect();
-    known.push(name_of("http.token_file"));
+    let unset = ["http.token_file", "model.smaller.name", "model.smaller.memory_share"];
+    known.extend(unset.map(name_of));
     known.extend(OTHERS.map(str::to_owned));
     let hint = hint::did_you_mean(name, known.iter().map(String::as_str));
     Failure::usage(format_args!(

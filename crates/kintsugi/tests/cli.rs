@@ -15,6 +15,8 @@ mod outcome;
 mod pipes;
 #[path = "cli/printed.rs"]
 mod printed;
+#[path = "cli/smaller.rs"]
+mod smaller;
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -29,6 +29,7 @@ fn step(agent: &str, number: u32) -> Metric {
         repeated_call: false,
         contradictions: 0,
         spent: None,
+        model: None,
         sequence: u64::from(number) * 10,
     }
 }

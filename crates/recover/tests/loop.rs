@@ -168,6 +168,7 @@ impl World {
         Metric {
             kind: None,
             spent: None,
+            model: None,
             contradictions: 0,
             agent: AgentId::new("support-1").unwrap(),
             goal: GoalId::new("goal-1").unwrap(),

@@ -47,7 +47,7 @@ pub enum EffectStart {
         try_number: u32,
         /// Whether only an answer without tools is wanted.
         simple_reply: bool,
-        /// Whether a lighter model is asked, or the same one for less.
+        /// Whether the agent is on lighter work: the main model is asked for less.
         is_light: bool,
     },
     /// Call a tool.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use actix::System;
 use kintsugi_agent::KindConfig;
 use kintsugi_chaos::Lasting;
-use kintsugi_events::Mode;
+use kintsugi_events::{Mode, Subject};
 use kintsugi_gpu_scheduler::{
     BackendFactory, EngineReport, GpuScheduler, SchedulerConfig, SchedulerContext, SchedulerHandle,
 };
@@ -15,6 +15,7 @@ use kintsugi_types::{AgentId, AgentKind, Clock, Invariants, SystemIds};
 use crate::config::{NodeConfig, Population};
 use crate::node::NodeError;
 use crate::runnable::RunnableBudget;
+use crate::smaller::{Smaller, SmallerParts};
 use crate::status::Status;
 
 /// What all lanes of a node share.
@@ -23,6 +24,8 @@ pub struct NodeContext {
     pub config: NodeConfig,
     /// The model.
     pub scheduler: SchedulerHandle,
+    /// The smaller model, where there is one.
+    pub smaller: Option<Smaller>,
     /// The tools.
     pub tools: Arc<Registry>,
     /// The time.
@@ -46,14 +49,15 @@ impl std::fmt::Debug for NodeContext {
 }
 
 impl NodeContext {
-    /// Starts the scheduler. Has to be called inside an actix system. `on_fault` hears of the engine's faults, on the
+    /// Starts the schedulers. Has to be called inside an actix system. `on_fault` hears of each engine's faults, on that
     /// engine's thread.
     pub fn open(
         mut config: NodeConfig,
         tools: Arc<Registry>,
         clock: Arc<dyn Clock>,
         (scheduler, backend): (&SchedulerConfig, BackendFactory),
-        on_fault: Box<dyn Fn(EngineReport) + Send>,
+        smaller: Option<SmallerParts>,
+        on_fault: impl Fn(Subject, EngineReport) + Clone + Send + 'static,
     ) -> Result<Self, NodeError> {
         if matches!(config.mode, Mode::Observe | Mode::Recommend) {
             // Nobody comes to mend an agent: it does not wait for that.
@@ -67,17 +71,29 @@ impl NodeContext {
             }
         }
         let invariants = Arc::new(Invariants::new());
-        let context = SchedulerContext {
-            clock: clock.clone(),
-            ids: Box::new(SystemIds),
-            invariants: invariants.clone(),
-            on_fault,
+        let start = |of: Subject, config: &SchedulerConfig, backend| {
+            let on_fault = on_fault.clone();
+            let context = SchedulerContext {
+                clock: clock.clone(),
+                ids: Box::new(SystemIds),
+                invariants: invariants.clone(),
+                on_fault: Box::new(move |report| on_fault(of.clone(), report)),
+            };
+            GpuScheduler::start(config, backend, context)
         };
-        let scheduler = GpuScheduler::start(scheduler, backend, context)?;
+        let scheduler = start(Subject::Engine, scheduler, backend)?;
+        let smaller = match smaller {
+            None => None,
+            Some(SmallerParts { name, scheduler, backend }) => {
+                let scheduler = start(Subject::Model(name.clone()), &scheduler, backend)?;
+                Some(Smaller { name, scheduler })
+            }
+        };
         Ok(Self {
             runnable: Arc::new(RunnableBudget::new(config.runnable_max)),
             config,
             scheduler,
+            smaller,
             tools,
             clock,
             invariants,

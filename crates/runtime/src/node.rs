@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::prelude::*;
 use kintsugi_eventlog::{Append, Committed, LogError, NewRecord, Retained};
-use kintsugi_events::Goal;
+use kintsugi_events::{Goal, Subject};
 use kintsugi_gpu_scheduler::{
     BackendFactory, EngineReport, Residence, SchedulerConfig, SchedulerStats, StartError,
 };
 use kintsugi_tools::Registry;
-use kintsugi_types::{AgentId, Clock, GoalId, Invariants, TenantId};
+use kintsugi_types::{AgentId, Clock, GoalId, Invariants, ModelName, TenantId};
 use tracing::{error, info, warn};
 
 use crate::actor_thread::ActorThread;
@@ -23,6 +23,7 @@ use crate::partition::{EngineNews, GoalsArrived, ResumeAgent};
 use crate::publish::{PublishError, goal_event, goal_key};
 use crate::restore::RestoreError;
 use crate::retention::{Keep, Needs, RetainError};
+use crate::smaller::SmallerParts;
 use crate::status::StatusSnapshot;
 use crate::store::StoreError;
 
@@ -64,6 +65,8 @@ pub struct NodeParts {
     pub scheduler: SchedulerConfig,
     /// Makes the engine.
     pub backend: BackendFactory,
+    /// The smaller model, where there is one.
+    pub smaller: Option<SmallerParts>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -165,14 +168,19 @@ impl Node {
         self.context.status.asks()
     }
 
-    /// What the scheduler and the engine are at.
+    /// What the scheduler and the engine are at; with a smaller model, both schedulers and engines together.
     pub fn scheduler_stats(&self) -> SchedulerStats {
-        self.context.scheduler.stats()
+        self.context.scheduler_stats()
+    }
+
+    /// What the smaller model's scheduler and engine are at, by its name, where there is one.
+    pub fn smaller_stats(&self) -> Option<(ModelName, SchedulerStats)> {
+        self.context.smaller.as_ref().map(|smaller| (smaller.name.clone(), smaller.scheduler.stats()))
     }
 
     /// Where the keys and values of each agent are that has any.
     pub fn residences(&self) -> Arc<BTreeMap<AgentId, Residence>> {
-        self.context.scheduler.residences()
+        self.context.residences()
     }
 
     /// Counts of broken promises.
@@ -218,9 +226,12 @@ impl Node {
         if let Some(lane) = &only {
             lane.core.stop();
         }
-        let scheduler = self.context.scheduler.clone();
+        let (scheduler, smaller) = (self.context.scheduler.clone(), self.context.smaller.clone());
         self.thread.system().arbiter().spawn(async move {
             scheduler.shutdown().await;
+            if let Some(smaller) = smaller {
+                smaller.scheduler.shutdown().await;
+            }
             info!("node stopped");
             System::current().stop();
         });
@@ -250,27 +261,31 @@ impl Drop for Node {
 }
 
 fn start_inside(parts: NodeParts) -> Result<(Arc<NodeContext>, Arc<OpenLanes>), NodeError> {
-    let NodeParts { config, lanes, tools, scheduler, backend, clock } = parts;
+    let NodeParts { config, lanes, tools, scheduler, backend, smaller, clock } = parts;
     let (reports, engine_reports) = tokio::sync::mpsc::unbounded_channel();
-    let on_fault = Box::new(move |report| {
+    let on_fault = move |of: Subject, report: EngineReport| {
         // Faults are rare and rebuilds limited; a node that is gone hears nothing.
-        let _ = reports.send(report);
-    });
-    let context = Arc::new(NodeContext::open(config, tools, clock, (&scheduler, backend), on_fault)?);
+        let _ = reports.send((of, report));
+    };
+    let main = (&scheduler, backend);
+    let context = Arc::new(NodeContext::open(config, tools, clock, main, smaller, on_fault)?);
     let lanes = OpenLanes::start(context.clone(), lanes)?;
     hear_engine(engine_reports, lanes.clone());
     Ok((context, lanes))
 }
 
-/// Hands what the engine reports on to the first lane, whose partition makes events of it.
-fn hear_engine(mut reports: tokio::sync::mpsc::UnboundedReceiver<EngineReport>, lanes: Arc<OpenLanes>) {
+/// What an engine reports, and what events about that engine are about.
+type Reported = (Subject, EngineReport);
+
+/// Hands what the engines report on to the first lane, whose partition makes events of it.
+fn hear_engine(mut reports: tokio::sync::mpsc::UnboundedReceiver<Reported>, lanes: Arc<OpenLanes>) {
     actix::spawn(async move {
-        while let Some(report) = reports.recv().await {
+        while let Some((of, report)) = reports.recv().await {
             let first = lanes.numbers().first().and_then(|number| lanes.supervisor(*number));
             if let Some(lane) = first {
-                lane.do_send(Forward(EngineNews(report)));
+                lane.do_send(Forward(EngineNews { of, report }));
             } else {
-                warn!(?report, "the engine reports, and the node has no lane to tell it in");
+                warn!(%of, ?report, "an engine reports, and the node has no lane to tell it in");
             }
         }
     });

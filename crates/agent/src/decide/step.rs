@@ -100,7 +100,7 @@ impl Decider<'_> {
         let used = run.so_far.tokens.prompt + run.so_far.tokens.completion;
         let context_ratio = used as f64
             / f64::from(run.thinks_in_step.max(1))
-            / f64::from(self.context.config.context_tokens.max(1));
+            / f64::from(self.context.config.context_tokens_of(run.so_far.model.as_ref()).max(1));
         let mut thoughts = run.thoughts.iter().map(AsRef::as_ref);
         let thought = if malformed { None } else { thoughts.next() };
         let earlier: Vec<&str> = thoughts.collect();
@@ -168,6 +168,7 @@ impl Decider<'_> {
             repeated_call,
             contradictions: run.so_far.contradictions,
             spent: None,
+            model: run.so_far.model.clone(),
             sequence: self.state.sequence,
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kintsugi_events::{AgentEvent, Budget, GoalStatus, ParkReason, ThoughtRecord};
-use kintsugi_types::{Completion, EffectId, ErrorTier, FinishReason, ToolName};
+use kintsugi_types::{Completion, EffectId, ErrorTier, FinishReason, ModelName, ToolName};
 
 use super::Decider;
 use crate::command::ThinkOutcome;
@@ -12,6 +12,9 @@ use crate::state::Phase;
 
 /// How often an inference that failed transiently is tried again at once.
 const THINK_RETRIES_AT_ONCE: u32 = 2;
+
+/// After so many inferences that the smaller model could not answer it is asked no more in a goal.
+const SMALLER_FAILURES_MAX: u32 = 3;
 
 impl Decider<'_> {
     /// Asks the model for the action of `step`, unless a budget is spent.
@@ -23,8 +26,28 @@ impl Decider<'_> {
         }
         let Some(run) = &self.state.run else { return };
         let sampling_seed = mix(run.seed, step, run.thinks_in_step);
+        let model = self.smaller_to_ask();
         let effect = EffectId::new(self.context.ids);
-        self.journal(AgentEvent::ThinkRequested { effect, step, attempt: 1, sampling_seed });
+        self.journal(AgentEvent::ThinkRequested { effect, step, attempt: 1, sampling_seed, model });
+    }
+
+    /// The smaller model, where the agent is on lighter work and there is one that can answer it.
+    fn smaller_to_ask(&self) -> Option<ModelName> {
+        let run = self.state.run.as_ref()?;
+        let is_asked = run.is_light && run.smaller_failures < SMALLER_FAILURES_MAX;
+        self.context.config.smaller.as_ref().filter(|_| is_asked).map(|smaller| smaller.name.clone())
+    }
+
+    /// Asks the main model what the smaller one could not answer, whatever kept it from that. Returns whether it was
+    /// the smaller one that was asked.
+    fn ask_main_instead(&mut self, effect: EffectId, attempt: u32, error: &str) -> bool {
+        let Some(run) = self.state.run.as_ref().filter(|run| run.model.is_some()) else { return false };
+        let step = run.step;
+        let Phase::Thinking { sampling_seed, .. } = run.phase else { return false };
+        self.journal(AgentEvent::ThinkFailed { effect, attempt, error: error.to_owned() });
+        let attempt = attempt + 1;
+        self.journal(AgentEvent::ThinkRequested { effect, step, attempt, sampling_seed, model: None });
+        true
     }
 
     pub(super) fn think_done(&mut self, effect: EffectId, attempt: u32, outcome: ThinkOutcome) {
@@ -34,16 +57,27 @@ impl Decider<'_> {
         if !is_awaited {
             return;
         }
+        if let ThinkOutcome::TooLong { error } | ThinkOutcome::Failed { error, .. } = &outcome
+            && self.ask_main_instead(effect, attempt, error)
+        {
+            return;
+        }
         match outcome {
-            ThinkOutcome::Answered { completion, queue_ms, contradictions } => {
-                self.answered(effect, completion, queue_ms, contradictions);
+            ThinkOutcome::Answered { completion, queue_ms, contradictions, model } => {
+                self.answered(effect, completion, (queue_ms, contradictions), model);
             }
             ThinkOutcome::TooLong { error } => self.overflowed(effect, attempt, error),
             ThinkOutcome::Failed { tier, error } => self.think_failed(effect, attempt, tier, &error),
         }
     }
 
-    fn answered(&mut self, effect: EffectId, completion: Completion, queue_ms: f64, contradictions: u32) {
+    fn answered(
+        &mut self,
+        effect: EffectId,
+        completion: Completion,
+        (queue_ms, contradictions): (f64, u32),
+        model: Option<ModelName>,
+    ) {
         let Some(step) = self.state.run.as_ref().map(|run| run.step) else { return };
         let read = if contradictions > 0 {
             // Whatever it says, it says of another conversation.
@@ -69,6 +103,7 @@ impl Decider<'_> {
             think_ms: completion.think_ms,
             contradictions,
             malformed: malformed.clone(),
+            model,
         }));
         match action {
             Some(Action::Finish { answer }) => {
@@ -110,7 +145,8 @@ impl Decider<'_> {
         let Phase::Thinking { sampling_seed, .. } = run.phase else { return };
         self.journal(AgentEvent::ThinkFailed { effect, attempt, error: error.to_owned() });
         if tier == ErrorTier::Transient && attempt <= THINK_RETRIES_AT_ONCE {
-            self.journal(AgentEvent::ThinkRequested { effect, step, attempt: attempt + 1, sampling_seed });
+            let attempt = attempt + 1;
+            self.journal(AgentEvent::ThinkRequested { effect, step, attempt, sampling_seed, model: None });
         } else if tier == ErrorTier::Transient {
             let tries = self.state.run.as_ref().map_or(0, |run| run.thinks_in_step);
             self.park_or_give_up(ParkReason::ThinkFailed, format!("the inference failed: {error}"), tries);

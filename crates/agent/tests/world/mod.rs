@@ -45,6 +45,7 @@ pub(crate) fn config() -> KindConfig {
         top_p: 1.0,
         population: 3,
         context_tokens: 1024,
+        smaller: None,
     }
 }
 
@@ -128,6 +129,7 @@ impl World {
                         completion: completion("nonsense".to_owned()),
                         queue_ms: 0.0,
                         contradictions: 0,
+                        model: None,
                     },
                     3 => {
                         let text = decision_text("done", &Action::Finish { answer: "yes".to_owned() });
@@ -135,6 +137,7 @@ impl World {
                             completion: completion(text),
                             queue_ms: 0.0,
                             contradictions: 0,
+                            model: None,
                         }
                     }
                     other => {
@@ -144,6 +147,7 @@ impl World {
                             completion: completion(text),
                             queue_ms: 0.0,
                             contradictions: 0,
+                            model: None,
                         }
                     }
                 };

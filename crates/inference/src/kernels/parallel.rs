@@ -5,6 +5,11 @@
     reason = "hands disjoint parts of one slice to several threads; see the one unsafe block"
 )]
 
+use std::any::Any;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::utils::barrier_pool;
 
 /// A pointer that may cross to the pool's threads.
@@ -32,7 +37,7 @@ pub(crate) fn for_each_part_mut<T: Send>(
 ) {
     assert!(ends.is_sorted() && ends.last().is_none_or(|last| *last <= data.len()));
     let shared = Shared(data.as_mut_ptr());
-    barrier_pool().execute_chunked(ends.len(), |range| {
+    let do_range = |range: Range<usize>| {
         let mut start = range.start.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
         for part in range {
             let Some(end) = ends.get(part).copied() else { return };
@@ -42,12 +47,36 @@ pub(crate) fn for_each_part_mut<T: Send>(
             work(part, slice);
             start = end;
         }
+    };
+    // The pool holds a lock while it works, and a panic would poison that for every engine of the process: it goes on
+    // when the pool is done.
+    let panicked: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
+    barrier_pool().execute_chunked(ends.len(), |range| {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| do_range(range))) {
+            panicked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+        }
     });
+    if let Some(panic) = panicked.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        resume_unwind(panic);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_in_one_part_leaves_the_pool_to_others() {
+        let ends: Vec<usize> = (1..=64).collect();
+        let broken = catch_unwind(|| {
+            for_each_part_mut(&mut [0u8; 64], &ends, |part, _| assert!(part != 40, "part 40 breaks"));
+        });
+        let said = broken.expect_err("the panic reaches the caller");
+        assert_eq!(said.downcast_ref::<&str>(), Some(&"part 40 breaks"));
+        let mut data = [0u8; 64];
+        for_each_part_mut(&mut data, &ends, |_, slice| slice.fill(1));
+        assert_eq!(data, [1; 64]);
+    }
 
     #[test]
     fn every_part_is_visited_once_with_its_own_elements() {

@@ -76,10 +76,15 @@ pub(super) fn join(trace: &Trace) -> Joined<'_> {
     Joined { cases, after_effects, false_alarms, clean_steps: steps.difference(&struck).count() as u64 }
 }
 
+/// Whether it is about an engine: the main one, or the smaller model's.
+const fn is_engine(subject: &Subject) -> bool {
+    matches!(subject, Subject::Engine | Subject::Model(_))
+}
+
 /// Gives an anomaly to the fault that it shows: the newest that is not found yet, else the newest that is. An engine's
 /// stands for all panics since the last, for they may break one engine together. Returns whether there is one.
 fn attribute<'a>(found: &'a Found, cases: &mut [Case<'a>]) -> bool {
-    if found.anomaly.agent == Subject::Engine {
+    if is_engine(&found.anomaly.agent) {
         let is_new = |case: &&mut Case<'_>| case.shows_by(found) && case.anomalies.is_empty();
         let mut is_any = false;
         for case in cases.iter_mut().filter(is_new) {
@@ -193,7 +198,7 @@ impl<'a> Case<'a> {
             let of_the_same =
                 trace.recoveries.values().filter_map(|phases| mended(phases)).filter(|(at, recovery)| {
                     let is_same = if self.fault.kind == FaultKind::EnginePanic {
-                        recovery.agent == Subject::Engine
+                        is_engine(&recovery.agent)
                     } else {
                         recovery.agent.agent() == Some(&self.fault.agent)
                             && recovery.goal == self.fault.goal

@@ -1,6 +1,6 @@
 //! `agents list` and `agents show`.
 
-use kintsugi_types::{AgentId, Score};
+use kintsugi_types::{AgentId, ModelName, Score};
 
 use super::view;
 use crate::cli::{AgentArguments, Format, Where};
@@ -23,9 +23,10 @@ pub(crate) fn list(place: &Where) -> Result<(), Failure> {
             Format::Text => {
                 let health = agent.last_metric.as_ref().map_or(1.0, |metric| metric.health.get());
                 let goal = agent.current.as_ref().map_or("-", AsRef::as_ref);
+                let model = answered_by(agent).map_or_else(String::new, |model| format!("  by {model}"));
                 let id = id.as_str();
                 line(&format!(
-                    "{id:<16} {:<10} {:<9} {health:>6.2} {:>6} {:>6}  {goal}",
+                    "{id:<16} {:<10} {:<9} {health:>6.2} {:>6} {:>6}  {goal}{model}",
                     agent.shown(),
                     if agent.has_load() { "-" } else { "dormant" },
                     agent.queued,
@@ -64,6 +65,9 @@ pub(super) fn write(id: &AgentId, agent: &AgentView, run: &RunView) -> Result<()
         entry("quarantined", reason)?;
     }
     entry("goal", agent.current.as_ref().map_or("-", AsRef::as_ref))?;
+    if let Some(model) = answered_by(agent) {
+        entry("model", model.as_ref())?;
+    }
     entry("goals", &format!("{} queued, {} ended", agent.queued, agent.goals_ended))?;
     entry("journal", &format!("{} events", agent.sequence))?;
     let scores = agent.last_metric.as_ref().map(|metric| metric.scores).unwrap_or_default();
@@ -84,6 +88,11 @@ pub(super) fn write(id: &AgentId, agent: &AgentView, run: &RunView) -> Result<()
         })
         .collect();
     entry("seams", &seams.join("\n"))
+}
+
+/// The smaller model, where that gave the answer of the agent's last step.
+fn answered_by(agent: &AgentView) -> Option<&ModelName> {
+    agent.last_metric.as_ref().and_then(|metric| metric.model.as_ref())
 }
 
 fn graded(score: Option<Score>) -> String {

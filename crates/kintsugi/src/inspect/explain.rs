@@ -61,8 +61,9 @@ fn metric(metric: &Metric) -> String {
         let error = tool.error.as_ref().map_or_else(String::new, |error| format!(" ({error})"));
         format!(", {} {outcome}{error} on try {}", tool.name, tool.attempt)
     });
+    let model = metric.model.as_ref().map_or_else(String::new, |model| format!(", by {model}"));
     format!(
-        "step {}: health {:.2}, confidence {:.2}, context {:.0} % full, {:.0} ms{tool}",
+        "step {}: health {:.2}, confidence {:.2}, context {:.0} % full, {:.0} ms{model}{tool}",
         metric.step,
         metric.health.get(),
         metric.confidence.get(),

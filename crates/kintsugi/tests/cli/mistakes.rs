@@ -9,14 +9,14 @@ const AGENT: &str = "kind = \"echo\"\nprompt = \"Answer.\"\n";
 const GOAL: &str = "{\"text\":\"hello\"}\n";
 
 /// A small example, `desk`, with a mistake in it.
-struct Attempt {
+pub(super) struct Attempt {
     folder: tempfile::TempDir,
     arguments: Vec<String>,
     variables: Vec<(&'static str, &'static str)>,
 }
 
 /// A small example with these files, instead of its own where they have the same name.
-fn with(files: &[(&str, &str)]) -> Attempt {
+pub(super) fn with(files: &[(&str, &str)]) -> Attempt {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in [("agents/echo.toml", AGENT), ("goals.jsonl", GOAL)].iter().chain(files) {
         let file = folder.path().join("desk").join(name);
@@ -32,22 +32,22 @@ impl Attempt {
         self
     }
 
-    fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+    pub(super) fn variable(mut self, name: &'static str, value: &'static str) -> Self {
         self.variables.push((name, value));
         self
     }
 
-    fn flags(mut self, arguments: &[&str]) -> Self {
+    pub(super) fn flags(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(ToString::to_string));
         self
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
     /// `run` refuses it, and no run was begun.
-    fn is_refused(&self, status: i32, words: &[&str]) {
+    pub(super) fn is_refused(&self, status: i32, words: &[&str]) {
         let mut command = kintsugi(&["run", "desk", "--data-dir", "data", "--quiet"]);
         command.args(&self.arguments).envs(self.variables.iter().copied()).current_dir(self.path());
         said(&mut command).is_refused(status, words);

@@ -80,7 +80,7 @@ impl Handler<AgentCommitted> for Partition {
         // Its next goal begins with a fresh context: what the model keeps of this one is of no more use.
         let is_of_no_more_use = slot.running_effect.is_none() && pending.events.iter().any(ends_a_goal);
         if is_of_no_more_use {
-            self.lane.node.scheduler.release_agent(&agent);
+            self.lane.node.release_agent(&agent);
         }
         let Pending { events, decided, .. } = *pending;
         if self.lane.node.config.chaos.is_some() {

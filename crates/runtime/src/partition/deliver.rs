@@ -150,7 +150,7 @@ impl Partition {
             drop(slot);
             self.lane.effects.forget(agent);
             // What it thought after the end of its last goal.
-            self.lane.node.scheduler.release_agent(agent);
+            self.lane.node.release_agent(agent);
         }
     }
 }

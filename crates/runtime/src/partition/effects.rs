@@ -23,6 +23,7 @@ use crate::agent_actor::EffectStart;
 use crate::config::EffectBoundary;
 use crate::effects::{EffectOutcome, GateReport, Known};
 use crate::lane_context::LaneContext;
+use crate::smaller::Smaller;
 
 /// What an inference is asked.
 struct Prompt {
@@ -82,12 +83,22 @@ impl Partition {
             EffectStart::Think { messages, goal, step, try_number, simple_reply, is_light, .. } => {
                 let Some(config) = self.lane.node.kind(&kind).cloned() else { return };
                 let Some(grammars) = self.grammars.get(&kind) else { return };
-                let grammar = grammars.of(simple_reply, is_light).clone();
+                let asked = match &wish {
+                    Effect::Think { model, .. } => self.lane.node.smaller_asked(model.as_ref()).cloned(),
+                    _ => None,
+                };
+                // A smaller model makes the work lighter by itself.
+                let is_plain = is_light && asked.is_none();
+                let grammar = grammars.of(simple_reply, is_plain).clone();
                 let tokens_max = config.limits.answer_tokens_max;
-                let tokens_max = if is_light { light_tokens(tokens_max) } else { tokens_max };
+                let tokens_max = if is_plain { light_tokens(tokens_max) } else { tokens_max };
+                if asked.is_some() {
+                    // What the main model keeps of the conversation is of no use while the smaller one goes on with it.
+                    self.lane.node.scheduler.release_agent(agent);
+                }
                 let prompt = Prompt { messages, grammar, tokens_max };
                 let exposed = self.exposed(agent, goal, step, try_number);
-                self.start_think(wish, prompt, exposed, &config);
+                self.start_think(wish, prompt, exposed, &config, asked);
             }
             EffectStart::Call { call, goal, step } => {
                 if is_wake && self.lane.effects.take_lost(agent) {
@@ -104,8 +115,16 @@ impl Partition {
         Exposed { agent: agent.clone(), goal, step, attempt, partition: self.lane.core.place.number }
     }
 
-    fn start_think(&self, wish: Effect, prompt: Prompt, exposed: Exposed, config: &KindConfig) {
-        let Effect::Think { effect, attempt, sampling_seed } = wish else { return };
+    /// Asks the smaller model where it is `asked`, else the main one.
+    fn start_think(
+        &self,
+        wish: Effect,
+        prompt: Prompt,
+        exposed: Exposed,
+        config: &KindConfig,
+        asked: Option<Smaller>,
+    ) {
+        let Effect::Think { effect, attempt, sampling_seed, .. } = wish else { return };
         let tokens_max = prompt.tokens_max;
         let request = CompletionRequest {
             grammar: prompt.grammar,
@@ -128,7 +147,7 @@ impl Partition {
         let agent = exposed.agent.clone();
         self.lane.effects.begin(&agent, wish.clone(), async move {
             probe(&lane, EffectBoundary::BeforeStart);
-            let Some(outcome) = faults::think(&lane, &exposed, lease, request).await else { return };
+            let Some(outcome) = faults::think(&lane, &exposed, lease, request, asked).await else { return };
             probe(&lane, EffectBoundary::AfterEnd);
             let command = Command::ThinkDone { effect, attempt, outcome };
             lane.effects.end(exposed.agent, wish, EffectOutcome { command, gate: None });

@@ -1,4 +1,4 @@
-//! Faults of the engine as seams: the scheduler rebuilds it, the events tell of it.
+//! Faults of the engines as seams: their schedulers rebuild them, the events tell of it.
 
 use actix::prelude::*;
 use kintsugi_events::{
@@ -9,31 +9,50 @@ use kintsugi_types::{AnomalyId, Score, SystemIds, Timestamp};
 
 use super::Partition;
 
-/// What the engine reports.
+/// What an engine reports.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct EngineNews(pub(crate) EngineReport);
+pub(crate) struct EngineNews {
+    /// What events about it are about: `engine`, or `model:NAME` where it is the smaller model's.
+    pub(crate) of: Subject,
+    pub(crate) report: EngineReport,
+}
 
-/// The recovery that waits for the engine to come back.
+/// Whether an engine is there, and the recoveries that wait for it to come back.
 #[derive(Debug, Default)]
 pub(super) struct EngineWatch {
     is_away: bool,
     waiting: Vec<(Recovery, Timestamp)>,
 }
 
+/// The engines of the node, by what events about them are about.
+#[derive(Debug, Default)]
+pub(super) struct EngineWatches {
+    main: EngineWatch,
+    smaller: EngineWatch,
+}
+
+impl EngineWatches {
+    const fn of(&mut self, subject: &Subject) -> &mut EngineWatch {
+        if matches!(subject, Subject::Model(_)) { &mut self.smaller } else { &mut self.main }
+    }
+}
+
 impl Handler<EngineNews> for Partition {
     type Result = ();
 
     fn handle(&mut self, news: EngineNews, _: &mut Context<Self>) {
-        let payloads = match news.0 {
+        let EngineNews { of, report } = news;
+        let watch = self.engines.of(&of);
+        let payloads = match report {
             EngineReport::Fault { reason, requests } => {
-                self.engine.is_away = true;
-                vec![Payload::Anomaly(Box::new(engine_anomaly(&reason, requests)))]
+                watch.is_away = true;
+                vec![Payload::Anomaly(Box::new(engine_anomaly(of.clone(), &reason, requests)))]
             }
             EngineReport::Rebuilt { ms, attempt } => {
-                self.engine.is_away = false;
+                watch.is_away = false;
                 let outcome = format!("the engine was rebuilt in {ms} ms at attempt {attempt}");
-                let waiting = std::mem::take(&mut self.engine.waiting);
+                let waiting = std::mem::take(&mut watch.waiting);
                 waiting
                     .into_iter()
                     .map(|(plan, planned_at)| {
@@ -42,7 +61,7 @@ impl Handler<EngineNews> for Partition {
                     .collect()
             }
             EngineReport::Down { reason } => {
-                let waiting = std::mem::take(&mut self.engine.waiting);
+                let waiting = std::mem::take(&mut watch.waiting);
                 waiting
                     .into_iter()
                     .map(|(plan, planned_at)| self.told(&plan, planned_at, RecoveryPhase::Failed, &reason))
@@ -50,7 +69,7 @@ impl Handler<EngineNews> for Partition {
             }
         };
         let events =
-            payloads.into_iter().map(|payload| self.own_event(Subject::Engine, payload)).collect::<Vec<_>>();
+            payloads.into_iter().map(|payload| self.own_event(of.clone(), payload)).collect::<Vec<_>>();
         if !events.is_empty() {
             self.append_own(events, Vec::new());
         }
@@ -58,7 +77,7 @@ impl Handler<EngineNews> for Partition {
 }
 
 impl Partition {
-    /// Takes up a recovery of the engine: the scheduler is at it already, so only its outcome is awaited.
+    /// Takes up a recovery of an engine: its scheduler is at it already, so only its outcome is awaited.
     pub(super) fn mend_engine(&mut self, plan: &Recovery, planned_at: Timestamp) -> Vec<Payload> {
         if plan.action != RecoveryAction::RebuildEngine {
             return vec![self.told(
@@ -70,8 +89,9 @@ impl Partition {
         }
         let started =
             self.told(plan, planned_at, RecoveryPhase::Started, "the scheduler rebuilds the engine");
-        if self.engine.is_away {
-            self.engine.waiting.push((plan.clone(), planned_at));
+        let watch = self.engines.of(&plan.agent);
+        if watch.is_away {
+            watch.waiting.push((plan.clone(), planned_at));
             return vec![started];
         }
         let completed =
@@ -97,10 +117,10 @@ impl Partition {
     }
 }
 
-fn engine_anomaly(reason: &str, requests: usize) -> Anomaly {
+fn engine_anomaly(of: Subject, reason: &str, requests: usize) -> Anomaly {
     Anomaly {
         anomaly: AnomalyId::new(&mut SystemIds),
-        agent: Subject::Engine,
+        agent: of,
         goal: None,
         kind: AnomalyKind::EngineFault,
         metric: format!("engine: {reason}"),

@@ -15,6 +15,7 @@ use tracing::{debug, error};
 use super::remembered::Remembered;
 use crate::lane_context::LaneContext;
 use crate::publish::content_of;
+use crate::smaller::Smaller;
 
 /// For so many steps a stuck model repeats itself, unless a recovery changes its context.
 const STUCK_STEPS: u32 = 3;
@@ -145,22 +146,24 @@ impl Strike {
     }
 }
 
-/// Asks the model, with whatever fault strikes. `None` where the scheduler has stopped: the wish stands in the journal,
+/// Asks the smaller model where it is `asked`, else the main one, with whatever fault strikes. `None` where the scheduler has stopped: the wish stands in the journal,
 /// and is asked again at the next start.
 pub(super) async fn think(
     lane: &Arc<LaneContext>,
     exposed: &Exposed,
     lease: LeaseRequest,
     mut request: CompletionRequest,
+    asked: Option<Smaller>,
 ) -> Option<ThinkOutcome> {
     let begun = Instant::now();
+    let scheduler = asked.as_ref().map_or(&lane.node.scheduler, |smaller| &smaller.scheduler);
     // As the journal folds to them.
     let remembered = Remembered::of(&request.messages);
     let strike = exposed.strike_model(lane, &request.messages);
     let said = said_last(&request.messages).map(str::to_owned);
     match strike {
         Some(Strike { kind: FaultKind::SlowModel, delay }) => tokio::time::sleep(delay).await,
-        Some(Strike { kind: FaultKind::EnginePanic, .. }) => lane.node.scheduler.break_engine(),
+        Some(Strike { kind: FaultKind::EnginePanic, .. }) => scheduler.break_engine(),
         Some(Strike { kind: FaultKind::CorruptedMemory, .. }) => exposed.corrupt(lane, &mut request.messages),
         _ => {}
     }
@@ -170,7 +173,7 @@ pub(super) async fn think(
         let (agent, step) = (&exposed.agent, exposed.step);
         debug!(%agent, step, differing, "the model is shown turns that differ from the agent's journal");
     }
-    Some(match lane.node.scheduler.think(lease, request).await {
+    Some(match scheduler.think(lease, request).await {
         Ok(thought) => {
             let mut completion = thought.completion;
             // Whatever kept the answer on its way, but the queue, is slowness that the agent meets.
@@ -186,17 +189,33 @@ pub(super) async fn think(
                 (Some(FaultKind::StuckThought), Some(said)) => completion.text = said,
                 _ => {}
             }
-            ThinkOutcome::Answered { completion, queue_ms: thought.queue_ms, contradictions }
+            let model = asked.map(|smaller| smaller.name);
+            ThinkOutcome::Answered { completion, queue_ms: thought.queue_ms, contradictions, model }
         }
-        Err(failure @ ThinkError::TooLong { .. }) => ThinkOutcome::TooLong { error: failure.to_string() },
-        Err(ThinkError::Stopped) => {
-            if !lane.core.is_stopping() {
-                lane.node.give_up("the scheduler has stopped".to_owned());
+        Err(failure) => match asked {
+            // The main one goes on without it.
+            Some(smaller) if !lane.core.is_stopping() => {
+                let error = format!("model {}: {failure}", smaller.name);
+                ThinkOutcome::Failed { tier: failure.tier(), error }
             }
-            return None;
-        }
-        Err(failure) => ThinkOutcome::Failed { tier: failure.tier(), error: failure.to_string() },
+            _ => return failed(lane, &failure),
+        },
     })
+}
+
+/// What it means that a model did not answer. `None` where its scheduler has stopped.
+fn failed(lane: &LaneContext, failure: &ThinkError) -> Option<ThinkOutcome> {
+    let error = failure.to_string();
+    match failure {
+        ThinkError::TooLong { .. } => Some(ThinkOutcome::TooLong { error }),
+        ThinkError::Stopped => {
+            if !lane.core.is_stopping() {
+                lane.node.give_up(error);
+            }
+            None
+        }
+        _ => Some(ThinkOutcome::Failed { tier: failure.tier(), error }),
+    }
 }
 
 /// How many digits tools told in these messages.

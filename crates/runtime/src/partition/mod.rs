@@ -29,7 +29,7 @@ use kintsugi_events::{Envelope, Event, Payload, Subject, Topic};
 use kintsugi_types::{AgentId, AgentKind, EventId, Grammar, SystemIds, Timestamp};
 
 use self::admission::LoadIndex;
-use self::engine::EngineWatch;
+use self::engine::EngineWatches;
 use self::gates::Gates;
 use self::slot::Slot;
 use self::tracker::Tracker;
@@ -159,7 +159,7 @@ pub(crate) struct Partition {
     gates: Gates,
     /// Up to where a snapshot of the gates was wanted when one was last written.
     gates_renewed: Lsn,
-    engine: EngineWatch,
+    engines: EngineWatches,
     append_again: VecDeque<AgentId>,
     seen: Lsn,
     _guard: DeathGuard,
@@ -197,7 +197,7 @@ impl Partition {
             timer: None,
             gates: Gates::restore(&lane),
             gates_renewed: Lsn::default(),
-            engine: EngineWatch::default(),
+            engines: EngineWatches::default(),
             append_again: VecDeque::new(),
             seen: restored.end,
             restored: restored.agents.into_iter().map(|state| (state.agent.clone(), state)).collect(),

@@ -64,15 +64,24 @@ impl Partition {
                 let position = self.recoveries.position();
                 self.append_own(events, vec![position]);
             }
-            Subject::Engine => {
+            subject if self.is_of_an_engine(&subject) => {
                 let payloads = self.mend_engine(&plan, planned_at);
                 self.tell_shared(&plan, payloads, offset);
             }
-            Subject::Tool(_) | Subject::Model(_) => {
+            Subject::Tool(_) | Subject::Model(_) | Subject::Engine => {
                 let why = "nothing of the kind can be done to a shared part";
                 let payload = self.told(&plan, planned_at, RecoveryPhase::Abandoned, why);
                 self.tell_shared(&plan, vec![payload], offset);
             }
+        }
+    }
+
+    /// Whether `subject` is an engine of this node: the main one, or the smaller model's.
+    fn is_of_an_engine(&self, subject: &Subject) -> bool {
+        match subject {
+            Subject::Engine => true,
+            Subject::Model(name) => self.lane.node.smaller_asked(Some(name)).is_some(),
+            _ => false,
         }
     }
 
