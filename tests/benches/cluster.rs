@@ -68,7 +68,7 @@ impl Log {
         match self {
             Self::Embedded => {
                 let log = Arc::new(EmbeddedLog::open(folder.join("log"), embedded::Options::default())?);
-                let parts = parts_with(folder, log, registry()?, agents, model, Wiring::default())?;
+                let parts = parts_with(folder, log, registry(|_| ())?, agents, model, Wiring::default())?;
                 Ok((Node::start(parts)?, opened))
             }
             Self::Kafka { partitions } => {
@@ -83,8 +83,14 @@ impl Log {
                     Ok(log)
                 });
                 let lanes = Lanes::Shared { partitions: *partitions, open };
-                let node =
-                    Node::start(parts_with(folder, lanes, registry()?, agents, model, Wiring::default())?)?;
+                let node = Node::start(parts_with(
+                    folder,
+                    lanes,
+                    registry(|_| ())?,
+                    agents,
+                    model,
+                    Wiring::default(),
+                )?)?;
                 let all: Vec<u32> = (0..*partitions).collect();
                 node.gain_lanes(&all);
                 let begun = Instant::now();

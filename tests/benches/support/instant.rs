@@ -9,23 +9,30 @@ use kintsugi_tools::{Registry, Tool, ToolCall, ToolError, ToolOutput};
 use kintsugi_types::{CompletionRequest, GoalId, Role, ToolName, ToolSafety, ToolSpec};
 use serde_json::json;
 
-#[derive(Debug)]
-struct Instantly {
+struct Instantly<F> {
     spec: ToolSpec,
+    on_call: F,
 }
 
-impl Tool for Instantly {
+impl<F> std::fmt::Debug for Instantly<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Instantly")
+    }
+}
+
+impl<F: Fn(&ToolCall) + Send + Sync> Tool for Instantly<F> {
     fn spec(&self) -> &ToolSpec {
         &self.spec
     }
 
-    fn call(&self, _: &ToolCall) -> Result<ToolOutput, ToolError> {
+    fn call(&self, call: &ToolCall) -> Result<ToolOutput, ToolError> {
+        (self.on_call)(call);
         Ok(ToolOutput { text: r#"{"done":true}"#.to_owned(), truncated: false })
     }
 }
 
-/// The tool.
-pub(crate) fn registry() -> Result<Registry> {
+/// The tool, which tells `on_call` of each call.
+pub(crate) fn registry(on_call: impl Fn(&ToolCall) + Send + Sync + 'static) -> Result<Registry> {
     let spec = ToolSpec {
         name: ToolName::new("act")?,
         description: "do it".to_owned(),
@@ -33,7 +40,7 @@ pub(crate) fn registry() -> Result<Registry> {
         safety: ToolSafety::Keyed,
     };
     let mut registry = Registry::default();
-    registry.insert(Arc::new(Instantly { spec })).map_err(anyhow::Error::msg)?;
+    registry.insert(Arc::new(Instantly { spec, on_call })).map_err(anyhow::Error::msg)?;
     Ok(registry)
 }
 
