@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -327,15 +327,26 @@ fn a_diagnoser_that_dies_while_the_model_thinks_asks_again() {
     clinic.diagnoses(3);
 }
 
+/// A process that ends with the test, however that ends.
+struct EndOnDrop(Child);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// One life of a process that has four anomalies diagnosed; whether it came to its end.
 fn live(folder: &Path, die_at: Option<&str>) -> bool {
     let mut command = Command::new(env!("CARGO_BIN_EXE_node-under-test"));
     command.arg(folder).args(["0", "--anomalies", "4"]).stderr(Stdio::inherit());
     command.args(die_at.map(|die_at| ["--die-at", die_at]).into_iter().flatten());
-    let mut child = command.spawn().unwrap();
+    let mut child = EndOnDrop(command.spawn().unwrap());
     let mut ended = None;
     wait_until("the node hangs", || {
-        ended = child.try_wait().unwrap();
+        ended = child.0.try_wait().unwrap();
         ended.is_some()
     });
     ended.unwrap().success()

@@ -128,8 +128,8 @@ impl Asker {
         let lease = LeaseRequest {
             agent: self.name.clone(),
             tenant: self.tenant.clone(),
-            // It is the first to make room on the device. Its place in the queue comes of its deadline: it waits for
-            // half of that at most, for a lane waits behind it.
+            // It is the first to make room on the device. Its place in the queue comes of its deadline: it is due
+            // within half of that, for a lane waits behind it.
             urgency: Score::ZERO,
             prompt_tokens_estimate: u32::try_from(bytes / 4).unwrap_or(u32::MAX),
             tokens_max,

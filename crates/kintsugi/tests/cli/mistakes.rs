@@ -199,7 +199,7 @@ fn a_setting_that_no_node_can_run_with_is_named() {
         &["`healing.diagnose.tokens_max` is 2", "between 16 and 1024"],
     );
     settings("[healing.diagnose]\nby_modle = \"off\"\n", &["line 2", "did you mean `by_model`?"]);
-    settings("[healing.diagnose]\nby_model = \"unshure\"\n", &["line 2", "did you mean `unsure`?"]);
+    settings("[healing.diagnose]\nby_model = \"unshure\"\n", &["line 2", "expected `off` or `unsure`"]);
     settings("[prices]\nprompt_usd_per_million = -1.0\n", &["`prices.prompt_usd_per_million` is -1"]);
     with(&[]).flags(&["--slots", "0"]).is_refused(2, &["flag --slots: ", "`node.slots` is 0"]);
 }
