@@ -8,6 +8,8 @@ mod access;
 mod answers;
 #[path = "up/cluster.rs"]
 mod cluster;
+#[path = "up/cluster_run.rs"]
+mod cluster_run;
 #[path = "up/commands.rs"]
 mod commands;
 mod common;
