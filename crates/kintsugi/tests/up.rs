@@ -6,6 +6,8 @@
 mod access;
 #[path = "up/answers.rs"]
 mod answers;
+#[path = "up/certificates.rs"]
+mod certificates;
 #[path = "up/cluster.rs"]
 mod cluster;
 #[path = "up/cluster_run.rs"]
