@@ -1,6 +1,11 @@
 //! A long-lived node through the program that a user runs and the HTTP API that others ask.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and tells what it measured"
+)]
 
 #[path = "up/access.rs"]
 mod access;
@@ -21,6 +26,8 @@ mod crash;
 mod events;
 #[path = "up/node.rs"]
 mod node;
+#[path = "up/outage.rs"]
+mod outage;
 #[path = "up/retention.rs"]
 mod retention;
 #[path = "up/stages.rs"]
