@@ -59,12 +59,21 @@ impl Run {
 
     /// Waits for its end, and returns status, document and what it said last.
     fn end(mut self) -> (Option<i32>, Value, String) {
+        let begun = Instant::now();
+        // What it writes to stdout at its end fits into the pipe.
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            self.heard.extend(self.said.try_iter());
+            assert!(begun.elapsed() < PATIENCE, "it goes on and on: {:?}", self.heard);
+            std::thread::park_timeout(Duration::from_millis(20));
+        };
         let mut told = String::new();
         std::io::Read::read_to_string(&mut self.child.stdout.take().unwrap(), &mut told).unwrap();
-        let status = self.child.wait().unwrap().code();
         self.heard.extend(self.said.iter());
         let document = serde_json::from_str(&told).unwrap_or(Value::Null);
-        (status, document, self.heard.last().cloned().unwrap_or_default())
+        (status.code(), document, self.heard.last().cloned().unwrap_or_default())
     }
 
     /// The document of a run that ended well.
