@@ -8,6 +8,11 @@
     reason = "a test fails by panicking and tells what it measured"
 )]
 
+#[path = "cluster/outside.rs"]
+mod outside;
+#[path = "cluster/recovery.rs"]
+mod recovery;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::process::{Child, Command, Stdio};
@@ -18,7 +23,7 @@ use kintsugi_broker::Broker;
 use kintsugi_eventlog::kafka::topics::{self, TopicPlan};
 use kintsugi_eventlog::kafka::{Connection, Publisher, ReadOnly};
 use kintsugi_eventlog::{LogReader as _, NewRecord, partition_of};
-use kintsugi_events::{GoalStatus, Payload, Topic};
+use kintsugi_events::{Goal, GoalStatus, Payload, Topic};
 use kintsugi_runtime::publish::goal_event;
 use kintsugi_tests::audit::Audit;
 use kintsugi_tests::counting_server::CountingServer;
@@ -27,6 +32,9 @@ use kintsugi_types::SystemClock;
 
 /// The longest that one storm may take after its last blow.
 const CALM_WITHIN: Duration = Duration::from_secs(90);
+
+/// Agents that share the work.
+const AGENTS: u32 = 100;
 
 /// Goals that a scripted node has in progress at the same time.
 const IN_PROGRESS_MAX: usize = 32;
@@ -59,11 +67,16 @@ struct Scene {
     broker: Broker,
     connection: Connection,
     server: CountingServer,
+    agents: u32,
     nodes: Vec<Child>,
 }
 
 impl Scene {
     fn begin(storm: &Storm) -> Self {
+        Self::begin_with(storm, AGENTS)
+    }
+
+    fn begin_with(storm: &Storm, agents: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let broker = Broker::start().unwrap();
         let connection = Connection { prefix: "storm".into(), ..Connection::new(broker.bootstrap()) };
@@ -71,7 +84,7 @@ impl Scene {
         topics::create(&connection, &plan, PATIENCE).unwrap();
         let server = CountingServer::start(Arc::new(|_| (200, r#"{"charged":true}"#.to_owned()))).unwrap();
         prepare(folder.path(), &server.url()).unwrap();
-        let mut scene = Self { folder, broker, connection, server, nodes: Vec::new() };
+        let mut scene = Self { folder, broker, connection, server, agents, nodes: Vec::new() };
         for number in 0..storm.nodes {
             let node = scene.spawn(number);
             scene.nodes.push(node);
@@ -86,7 +99,7 @@ impl Scene {
             .arg(self.folder.path())
             .arg(data)
             .args(["--brokers", &self.connection.brokers, "--prefix", &self.connection.prefix])
-            .args(["--member", &format!("node-{number}")])
+            .args(["--member", &format!("node-{number}"), "--agents", &self.agents.to_string()])
             .stdin(Stdio::piped())
             .stderr(
                 std::fs::File::options()
@@ -100,9 +113,12 @@ impl Scene {
     }
 
     fn publish(&self, count: usize) {
+        self.publish_these(&goals(count).unwrap());
+    }
+
+    fn publish_these(&self, goals: &[Goal]) {
         let publisher = Publisher::open(self.connection.clone(), PATIENCE).unwrap();
-        let records: Vec<NewRecord> = goals(count)
-            .unwrap()
+        let records: Vec<NewRecord> = goals
             .iter()
             .map(|goal| {
                 let event = goal_event(goal, &SystemClock).unwrap();
@@ -120,11 +136,15 @@ impl Scene {
         self.nodes[number] = self.spawn(number);
     }
 
+    /// What a node said so far.
+    fn log_of(&self, number: usize) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("node-{number}.log"))).unwrap_or_default()
+    }
+
     /// What the nodes said, for whoever looks for what went wrong.
     fn tell_logs(&self) {
         for number in 0..self.nodes.len() {
-            let log = std::fs::read_to_string(self.folder.path().join(format!("node-{number}.log")));
-            eprintln!("node {number}:\n{}", log.unwrap_or_default());
+            eprintln!("node {number}:\n{}", self.log_of(number));
         }
     }
 
@@ -170,7 +190,15 @@ fn follow_results(reader: &ReadOnly, wanted: usize, during: &mut dyn FnMut(usize
     results
 }
 
-/// Every promise, checked from outside.
+/// Every promise, checked by reading the topics once more: with our own code, and with a client that shares none of it.
+fn check_twice(scene: &Scene, goals: usize, blows: usize) -> BTreeMap<&'static str, usize> {
+    let ended = check(scene, goals, blows);
+    let reader = ReadOnly::open(scene.connection.clone(), PATIENCE).unwrap();
+    outside::count(&scene.connection, &Audit::of(&reader).unwrap());
+    ended
+}
+
+/// Every promise, checked on the topics.
 fn check(scene: &Scene, goals: usize, blows: usize) -> BTreeMap<&'static str, usize> {
     let reader = ReadOnly::open(scene.connection.clone(), PATIENCE).unwrap();
     let audit = Audit::of(&reader).unwrap();
@@ -247,7 +275,7 @@ fn storm(storm: &Storm) {
     if let Some((number, _)) = frozen {
         scene.signal(number, "-CONT");
     }
-    let ended = check(&scene, storm.goals, blows);
+    let ended = check_twice(&scene, storm.goals, blows);
     eprintln!("{} goals, {blows} blows, {took:?}: {ended:?}", storm.goals);
     leave_in_order(&mut scene);
 }

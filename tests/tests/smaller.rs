@@ -56,7 +56,6 @@ impl Place {
 
     /// Works the goals until `is_enough`; gives what both models together and the smaller one were at last.
     fn work(
-        &self,
         parts: NodeParts,
         mut is_enough: impl FnMut(&SchedulerStats) -> bool,
     ) -> (Audit, SchedulerStats, SchedulerStats) {
@@ -135,8 +134,8 @@ fn told(log: &dyn LogReader) -> Told {
     told
 }
 
-fn smaller() -> Option<String> {
-    Some(SMALLER.to_owned())
+fn smaller() -> String {
+    SMALLER.to_owned()
 }
 
 /// Rebuilds in quick succession, and then no more for the rest of the test.
@@ -157,14 +156,14 @@ fn who_is_downshifted_is_answered_by_the_smaller_model_in_its_own_part_of_the_me
     });
     let main_budget = parts.scheduler.memory_budget;
     let (audit, both, small) =
-        place.work(parts, |smaller| smaller.completions >= (GOALS * STEPS_LEFT) as u64);
+        Place::work(parts, |smaller| smaller.completions >= (GOALS * STEPS_LEFT) as u64);
     place.check(&audit);
     assert_eq!(audit.healed.get("model_downshift"), Some(&(GOALS as u64)), "{:?}", audit.healed);
     assert_eq!(is_any_light.load(Ordering::SeqCst), 0, "the smaller model is not asked for less as well");
 
     let told = told(place.log.as_ref());
     let by_smaller =
-        told.inferences.values().filter(|inference| inference.answered.contains(&smaller())).count();
+        told.inferences.values().filter(|inference| inference.answered.contains(&Some(smaller()))).count();
     assert_eq!((by_smaller, told.steps_by_smaller), (GOALS * STEPS_LEFT, GOALS * STEPS_LEFT));
     for inference in told.inferences.values() {
         assert_eq!(inference.asked, inference.answered, "who is asked answers");
@@ -233,7 +232,7 @@ fn a_smaller_model_that_breaks_leaves_the_main_one_alone_and_is_stood_in_for() {
     let mut parts = place.parts(|_| panic!("the smaller model breaks"));
     parts.smaller.as_mut().unwrap().scheduler.rebuild = rebuild(3);
     let (audit, both, small) =
-        place.work(parts, |smaller| matches!(smaller.engine, EngineState::Down { .. }));
+        Place::work(parts, |smaller| matches!(smaller.engine, EngineState::Down { .. }));
     place.check(&audit);
     assert!(small.faults >= 3 && small.completions == 0, "{small:?}");
     assert_eq!(both.faults, small.faults, "the main engine broke too");
@@ -241,11 +240,14 @@ fn a_smaller_model_that_breaks_leaves_the_main_one_alone_and_is_stood_in_for() {
 
     let told = told(place.log.as_ref());
     assert_eq!(told.steps_by_smaller, 0);
-    let stood_in =
-        told.inferences.values().filter(|inference| inference.asked.contains(&smaller())).collect::<Vec<_>>();
+    let stood_in = told
+        .inferences
+        .values()
+        .filter(|inference| inference.asked.contains(&Some(smaller())))
+        .collect::<Vec<_>>();
     assert!(stood_in.len() >= GOALS, "{} inferences", stood_in.len());
     for inference in stood_in {
-        assert_eq!(inference.asked, [smaller(), None], "the main one is asked in its stead");
+        assert_eq!(inference.asked, [Some(smaller()), None], "the main one is asked in its stead");
         assert_eq!(inference.answered, [None]);
     }
     // What is told of its engine is told of it, not of the main one.
@@ -263,7 +265,7 @@ fn a_smaller_model_that_cannot_be_built_any_more_is_stood_in_for() {
     built_by.backend = Box::new(|| Err("no such file".to_owned()));
     built_by.scheduler.rebuild = rebuild(2);
     let (audit, both, small) =
-        place.work(parts, |smaller| matches!(smaller.engine, EngineState::Down { .. }));
+        Place::work(parts, |smaller| matches!(smaller.engine, EngineState::Down { .. }));
     place.check(&audit);
     assert_eq!(small.completions, 0);
     assert_eq!(both.faults, small.faults);
@@ -319,7 +321,9 @@ fn killed_while_asked(count: usize) -> (tempfile::TempDir, CountingServer, BTree
     let open: BTreeSet<EffectId> = told
         .inferences
         .iter()
-        .filter(|(_, inference)| inference.answered.is_empty() && inference.asked.last() == Some(&smaller()))
+        .filter(|(_, inference)| {
+            inference.answered.is_empty() && inference.asked.last() == Some(&Some(smaller()))
+        })
         .map(|(effect, _)| *effect)
         .collect();
     assert!(!open.is_empty(), "nobody waited for the smaller model");
@@ -336,7 +340,10 @@ fn an_inference_that_a_kill_cut_off_is_asked_again_of_the_same_model() {
         let told = told(&log);
         for effect in open {
             let inference = &told.inferences[&effect];
-            assert_eq!((&inference.asked, &inference.answered), (&vec![smaller()], &vec![smaller()]));
+            assert_eq!(
+                (&inference.asked, &inference.answered),
+                (&vec![Some(smaller())], &vec![Some(smaller())])
+            );
         }
     }
 }
@@ -351,8 +358,8 @@ fn a_node_that_comes_back_without_its_smaller_model_asks_the_main_one_for_less()
     for effect in open {
         // The journal still says whom it was asked of; the main one answered, and says so.
         let inference = &told.inferences[&effect];
-        assert_eq!((&inference.asked, &inference.answered), (&vec![smaller()], &vec![None]));
+        assert_eq!((&inference.asked, &inference.answered), (&vec![Some(smaller())], &vec![None]));
     }
-    let later = told.inferences.values().filter(|inference| inference.answered == [smaller()]).count();
+    let later = told.inferences.values().filter(|inference| inference.answered == [Some(smaller())]).count();
     assert_eq!(told.steps_by_smaller, later);
 }

@@ -61,7 +61,7 @@ impl Backbone {
             LogChoice::Kafka(brokers) => {
                 let lock = lock(&folder.path)?;
                 let id = folder.manifest.run.to_string();
-                let cluster = Cluster::open(brokers, &resolved.settings, dir, &id)?;
+                let cluster = Cluster::open(brokers, &resolved.settings, dir, Some(&id))?;
                 Ok(Self::Kafka { cluster: Box::new(cluster), _lock: lock })
             }
         }

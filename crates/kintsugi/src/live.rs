@@ -14,7 +14,7 @@ use tracing::{error, warn};
 use crate::failure::{Explain, Failure};
 use crate::healing_metrics::HealingMetrics;
 use crate::outsiders::event_of;
-use crate::view::{Keep, RunView};
+use crate::view::{Keep, Origin, RunView};
 
 /// What is kept of what is over: some tens of megabytes. Older goals are looked up in the log.
 const KEEP: Keep = Keep { goals_ended: 10_000, healing: 4_000, metrics: 10_000, contradictions: 100 };
@@ -49,10 +49,20 @@ pub(crate) struct Follower {
 impl Live {
     /// Begins to follow `log` from its oldest event on.
     pub(crate) fn follow(log: Arc<dyn LogReader>) -> Result<(Arc<Self>, Follower), Failure> {
+        let (view, from) = (RunView::beginning(log.as_ref(), Some(KEEP))?, log.start_lsn());
+        Self::follow_with(log, view, from)
+    }
+
+    /// Begins to follow `log` from `from` on, into `view`.
+    pub(crate) fn follow_with(
+        log: Arc<dyn LogReader>,
+        view: RunView,
+        from: Lsn,
+    ) -> Result<(Arc<Self>, Follower), Failure> {
         let live = Arc::new(Self {
-            view: RwLock::new(RunView::beginning(log.as_ref(), Some(KEEP))?),
+            view: RwLock::new(view),
             healing: HealingMetrics::new(),
-            seen: watch::Sender::new(log.start_lsn()),
+            seen: watch::Sender::new(from),
             is_stopping: AtomicBool::new(false),
         });
         let follower = live.clone();
@@ -99,12 +109,12 @@ impl Live {
 
     /// Takes in the next records and returns where to go on.
     fn take_some(&self, log: &dyn LogReader, from: Lsn) -> Result<Lsn, LogError> {
-        let mut events: Vec<(Event, u64)> = Vec::new();
+        let mut events: Vec<(Event, Origin)> = Vec::new();
         let mut records = 0;
         let next = log.replay(from, &mut |record| {
             records += 1;
             match event_of(&record) {
-                Ok(Some(event)) => events.push((event, record.offset)),
+                Ok(Some(event)) => events.push((event, Origin::of(&record))),
                 // Somebody else wrote it, and it is no event.
                 Ok(None) => {}
                 Err(failure) => {
@@ -117,8 +127,8 @@ impl Live {
             self.healing.take(event);
         }
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        for (event, offset) in events {
-            view.take(event, offset);
+        for (event, origin) in events {
+            view.take(event, origin);
         }
         Ok(next)
     }

@@ -14,60 +14,106 @@ use kintsugi_runtime::{Lanes, Node};
 use kintsugi_types::{ModelName, TenantId};
 
 use crate::cli::RunArguments;
+use crate::cluster_run;
 use crate::example::{self, Example};
 use crate::failure::{Explain, Failure, when_full};
 use crate::goals_file::GoalsFile;
-use crate::model;
+use crate::log_choice::LogChoice;
+use crate::model::{self, Backends, Probe};
 use crate::node_parts::node_parts;
 use crate::progress::Progress;
 use crate::residency::{Point, Timeline};
 use crate::residency_chart;
-use crate::resolved::{self, Flags};
-use crate::run_folder::{RunFolder, Wanted, find_or_begin, only_embedded};
+use crate::resolved::{self, Flags, Resolved};
+use crate::run_folder::{RunFolder, Wanted, find_or_begin};
 use crate::settings::Settings;
-use crate::summary::{Ran, Summary};
+use crate::summary::{EMBEDDED, Ran, Summary};
 use crate::terminal;
 use crate::view::RunView;
 
 /// How often progress is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Goals that are appended at once.
-const GOALS_AT_ONCE: usize = 64;
+pub(crate) const GOALS_AT_ONCE: usize = 64;
 
 /// The picture of who was where, in the run's folder.
 const RESIDENCY: &str = "residency.svg";
 
 pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
-    only_embedded(&arguments.node.log)?;
-    let dir = arguments.dir.as_path();
-    let name = example::name_of(dir)?;
-    let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &Flags::from(&arguments.node))?;
-    let settings = &resolved.settings;
-    let goals_file = arguments.goals.clone().unwrap_or_else(|| dir.join("goals.jsonl"));
-    let goals = GoalsFile::read(&goals_file, arguments.goal_count, &TenantId::default())?;
-    // First of all, for it settles how many threads compute, and finds a broken model before anything is written.
-    let (backend, mut probe) = model::factory(&resolved)?;
-    let wanted = Wanted {
-        example: &name,
-        goals_hash: hash(goals.goals()),
-        goals: goals.goals().len(),
-        seed: settings.node.seed,
-    };
-    let folder = find_or_begin(arguments.node.data_dir.as_deref(), &wanted)?;
+    let prepared = Prepared::new(arguments)?;
+    match &arguments.node.log {
+        LogChoice::Embedded => on_own_log(prepared),
+        LogChoice::Kafka(brokers) => cluster_run::run(brokers, prepared),
+    }
+}
+
+/// What a run is made of before its log is opened.
+pub(crate) struct Prepared<'a> {
+    pub(crate) arguments: &'a RunArguments,
+    pub(crate) resolved: Resolved,
+    goals: GoalsFile,
+    backends: Backends,
+    probe: Probe,
+    pub(crate) folder: RunFolder,
+}
+
+/// A run whose folder is this process's alone, and which stays from now on.
+pub(crate) struct Begun {
+    pub(crate) example: Example,
+    pub(crate) goals: GoalsFile,
+    pub(crate) backends: Backends,
+    pub(crate) folder: RunFolder,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(arguments: &'a RunArguments) -> Result<Self, Failure> {
+        let dir = arguments.dir.as_path();
+        let name = example::name_of(dir)?;
+        let resolved = resolved::resolve(&dir.join("kintsugi.toml"), &Flags::from(&arguments.node))?;
+        let settings = &resolved.settings;
+        let goals_file = arguments.goals.clone().unwrap_or_else(|| dir.join("goals.jsonl"));
+        let goals = GoalsFile::read(&goals_file, arguments.goal_count, &TenantId::default())?;
+        // First of all, for it settles how many threads compute, and finds a broken model before anything is written.
+        let (backends, probe) = model::factory(&resolved)?;
+        let wanted = Wanted {
+            example: &name,
+            goals_hash: hash(goals.goals()),
+            goals: goals.goals().len(),
+            seed: settings.node.seed,
+            cluster: match &arguments.node.log {
+                LogChoice::Embedded => None,
+                LogChoice::Kafka(_) => Some(&settings.kafka.prefix),
+            },
+        };
+        let folder = find_or_begin(arguments.node.data_dir.as_deref(), &wanted)?;
+        Ok(Self { arguments, resolved, goals, backends, probe, folder })
+    }
+
+    /// Begins the run, or goes on with it. Every other process has to be kept out of the folder by now, and for as long
+    /// as what is returned lives: what a refused start takes away, it takes away under the lock.
+    pub(crate) fn begin(self) -> Result<Begun, Failure> {
+        let Self { arguments, resolved, goals, backends, mut probe, mut folder } = self;
+        let (dir, settings) = (arguments.dir.as_path(), &resolved.settings);
+        folder.check_unchanged()?;
+        let files = folder.files();
+        example::copy_data(dir, &files, folder.is_resumed)?;
+        let example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
+        // Its memory is the engine's that works.
+        drop(probe);
+        goals.check(&example.roster)?;
+        agree_on_config(&mut folder, &example)?;
+        say(arguments, &opening(&folder, &example, settings));
+        Ok(Begun { example, goals, backends, folder })
+    }
+}
+
+/// A run on a log of its own, in its folder.
+fn on_own_log(prepared: Prepared<'_>) -> Result<(), Failure> {
+    let (arguments, settings) = (prepared.arguments, prepared.resolved.settings.clone());
     // Its lock keeps every other process out of the folder from here on.
-    let log = Arc::new(EmbeddedLog::open(RunFolder::log(&folder.path), Options::default())?);
-    // Dropped before the log: what a refused start takes away, it takes away under the lock.
-    let mut folder = folder;
-    folder.check_unchanged()?;
-    let files = folder.files();
-    example::copy_data(dir, &files, folder.is_resumed)?;
-    let mut example = example::load(dir, &files, settings, arguments.node.agents, &mut probe)?;
-    // Its memory is the engine's that works.
-    drop(probe);
-    goals.check(&example.roster)?;
-    agree_on_config(&mut folder, &example)?;
-    say(arguments, &opening(&folder, &example, settings));
+    let log = Arc::new(EmbeddedLog::open(RunFolder::log(&prepared.folder.path), Options::default())?);
+    let Begun { mut example, goals, backends, folder } = prepared.begin()?;
     let tenant = folder.tenant()?;
     let goals: Vec<Goal> = goals
         .goals()
@@ -77,17 +123,31 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     let begun = Instant::now();
     let lanes = Lanes::Only(log.clone());
     let parts =
-        node_parts(settings, &example, (folder.store(), tenant), lanes, backend, arguments.node.chaos);
+        node_parts(&settings, &example, (folder.store(), tenant), lanes, backends, arguments.node.chaos);
     let outcome = work(arguments, parts, &goals, &log, &mut example)?;
-    draw_residency(&folder, &outcome)?;
     let view = RunView::read(log.as_ref())?;
+    finish(arguments, folder, &example, &view, &outcome, (EMBEDDED, log.size().bytes, begun))
+}
+
+/// Tells what came of a run that was worked to its end. `log` says of which kind its log is, how large, and when the
+/// run was begun or gone on with.
+pub(crate) fn finish(
+    arguments: &RunArguments,
+    mut folder: RunFolder,
+    example: &Example,
+    view: &RunView,
+    outcome: &Outcome,
+    (log_kind, log_bytes, begun): (&'static str, u64, Instant),
+) -> Result<(), Failure> {
+    draw_residency(&folder, outcome)?;
     let summary = Summary::new(
-        &view,
+        view,
         &Ran {
             folder: &folder,
             wall_s: begun.elapsed().as_secs_f64(),
             agents_total: example.agents_total(),
-            log_bytes: log.size().bytes,
+            log_kind,
+            log_bytes,
             stats: &outcome.stats,
             smaller: outcome.smaller.as_ref(),
             tools: &example.tools,
@@ -97,17 +157,17 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
     folder.save()?;
     outcome.progress.last(&summary);
     summary.write(arguments.node.format)?;
-    judge(&view, &outcome)
+    judge(view, outcome)
 }
 
 /// What is left of a node when it has stopped.
-struct Outcome {
-    stats: SchedulerStats,
+pub(crate) struct Outcome {
+    pub(crate) stats: SchedulerStats,
     /// The smaller model's own part of them, where there is one.
-    smaller: Option<(ModelName, SchedulerStats)>,
-    violations: u64,
-    timeline: Timeline,
-    progress: Progress,
+    pub(crate) smaller: Option<(ModelName, SchedulerStats)>,
+    pub(crate) violations: u64,
+    pub(crate) timeline: Timeline,
+    pub(crate) progress: Progress,
 }
 
 fn work(

@@ -3,11 +3,11 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use kintsugi_eventlog::Lsn;
 use kintsugi_types::{Clock, RunId, SystemClock, SystemIds, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Explain, Failure};
-use crate::log_choice::LogChoice;
 use crate::roster::Roster;
 
 /// Where runs live without `--data-dir`, beside the current directory.
@@ -37,9 +37,21 @@ pub(crate) struct Manifest {
     /// Whether it is no run but the data of a long-lived node, which takes goals at any time.
     #[serde(default)]
     pub(crate) is_served: bool,
+    /// Where a run's events lie that is worked on a cluster: not in this folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<OnCluster>,
     /// Who works in it and with what. Missing where an older version wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) roster: Option<Roster>,
+}
+
+/// Where the events of a run lie that is worked on a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OnCluster {
+    /// What the names of its topics begin with.
+    pub(crate) prefix: String,
+    /// No event of the run lies before this.
+    pub(crate) from: Lsn,
 }
 
 /// A run's folder.
@@ -131,17 +143,6 @@ impl RunFolder {
     }
 }
 
-/// A run has a log of its own.
-pub(crate) fn only_embedded(log: &LogChoice) -> Result<(), Failure> {
-    if *log == LogChoice::Embedded {
-        return Ok(());
-    }
-    Err(Failure::usage(format_args!(
-        "--log {log}: a run has a log of its own, so leave the flag out; `kintsugi up --log {log}` works on a cluster, \
-         and `kintsugi goals publish --log {log}` gives it goals"
-    )))
-}
-
 /// Reads the manifest of the run in `path`, if there is one.
 pub(crate) fn manifest_of(path: &Path) -> Result<Option<Manifest>, Failure> {
     let file = path.join(MANIFEST);
@@ -161,6 +162,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) goals_hash: String,
     pub(crate) goals: usize,
     pub(crate) seed: u64,
+    /// What the names of topics begin with, where the run is to be worked on a cluster.
+    pub(crate) cluster: Option<&'a str>,
 }
 
 impl Wanted<'_> {
@@ -170,6 +173,7 @@ impl Wanted<'_> {
             && manifest.example == self.example
             && manifest.goals_hash == self.goals_hash
             && manifest.seed == self.seed
+            && manifest.cluster.as_ref().map(|cluster| cluster.prefix.as_str()) == self.cluster
     }
 
     fn begin(&self, path: PathBuf, run: RunId) -> RunFolder {
@@ -185,6 +189,7 @@ impl Wanted<'_> {
                 started_at: SystemClock.now(),
                 is_finished: false,
                 is_served: false,
+                cluster: self.cluster.map(|prefix| OnCluster { prefix: prefix.to_owned(), from: Lsn(0) }),
                 roster: None,
             },
             is_resumed: false,
@@ -210,7 +215,7 @@ pub(crate) fn find_or_begin(data_dir: Option<&Path>, wanted: &Wanted<'_>) -> Res
                 path.display()
             ))),
             Some(manifest) => Err(Failure::usage(format_args!(
-                "{} holds the unfinished run {} of other goals, seed or example: repeat its command to resume it, or name an empty folder",
+                "{} holds the unfinished run {} of other goals, seed, example or log: repeat its command to resume it, or name an empty folder",
                 path.display(),
                 manifest.run
             ))),
@@ -238,7 +243,7 @@ pub(crate) fn find_or_begin_node(
     let path = data_dir.map_or_else(|| Path::new(RUNS_DIR).join(example).join(NODE_DIR), Path::to_owned);
     match manifest_of(&path)? {
         None => {
-            let wanted = Wanted { example, goals_hash: String::new(), goals: 0, seed };
+            let wanted = Wanted { example, goals_hash: String::new(), goals: 0, seed, cluster: None };
             let mut folder = wanted.begin(path, RunId::new(&mut SystemIds));
             folder.manifest.is_served = true;
             create(folder)
@@ -282,6 +287,12 @@ pub(crate) fn to_look_at(data_dir: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(path) = data_dir {
         return if is_run(path) {
             Ok(path.to_owned())
+        } else if path.join(MANIFEST).is_file() {
+            Err(Failure::usage(format_args!(
+                "{} holds no events, they lie on a cluster: name that with --log kafka://HOST:PORT in place of \
+                 --data-dir",
+                path.display()
+            )))
         } else {
             Err(Failure::outside(format_args!(
                 "{} holds no run: name the folder that `kintsugi run` was given with --data-dir",
@@ -302,7 +313,7 @@ pub(crate) fn to_look_at(data_dir: Option<&Path>) -> Result<PathBuf, Failure> {
     })
 }
 
-/// A start that failed leaves no manifest.
+/// A start that failed leaves no manifest, and what is on a cluster no log.
 fn is_run(path: &Path) -> bool {
     path.join(MANIFEST).is_file() && RunFolder::log(path).is_dir()
 }

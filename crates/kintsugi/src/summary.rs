@@ -23,6 +23,9 @@ use crate::run_folder::RunFolder;
 use crate::terminal::{line_if_read, plain};
 use crate::view::{RunView, SeamView};
 
+/// The kind of a log that lies in the run's folder.
+pub(crate) const EMBEDDED: &str = "embedded";
+
 /// How much of a reason is shown to people.
 const REASON_CHARS: usize = 160;
 
@@ -156,6 +159,7 @@ pub(crate) struct Ran<'a> {
     pub(crate) folder: &'a RunFolder,
     pub(crate) wall_s: f64,
     pub(crate) agents_total: u32,
+    pub(crate) log_kind: &'static str,
     pub(crate) log_bytes: u64,
     pub(crate) stats: &'a SchedulerStats,
     pub(crate) smaller: Option<&'a (ModelName, SchedulerStats)>,
@@ -186,7 +190,7 @@ impl Summary {
             tokens,
             healing: tell_healing(view),
             health: HealthSummary { mean, min: healths.iter().copied().fold(1.0, f64::min) },
-            log: LogSummary { kind: "embedded", events: view.events, bytes: ran.log_bytes },
+            log: LogSummary { kind: ran.log_kind, events: view.events, bytes: ran.log_bytes },
             memory: MemorySummary {
                 budget_bytes: ran.stats.memory_budget.bytes(),
                 weights_bytes: ran.stats.memory.weights.bytes(),
@@ -217,12 +221,15 @@ impl Summary {
             Format::Json => serde_json::to_string_pretty(self).map_err(Failure::job)?,
             Format::Text => self.worded(),
         };
+        let folder = self.data_dir.display();
+        let log = match self.log.kind {
+            EMBEDDED => format!("--data-dir {folder}"),
+            _ => "--log kafka://HOST:PORT".to_owned(),
+        };
         line_if_read(&text).map(drop).map_err(|failure| Failure {
             message: format!(
-                "{}: the run is done and kept in {}, `kintsugi goals list --data-dir {}` shows what came of it",
-                failure.message,
-                self.data_dir.display(),
-                self.data_dir.display()
+                "{}: the run is done and kept in {folder}, `kintsugi goals list {log}` shows what came of it",
+                failure.message
             ),
             ..failure
         })

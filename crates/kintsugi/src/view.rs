@@ -1,5 +1,8 @@
 //! A run as its log tells it: read from the log alone, while it runs or after.
 
+mod own;
+mod places;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -10,8 +13,12 @@ use kintsugi_events::{
     AgentEvent, Anomaly, Diagnosis, Event, Goal, GoalResult, HealthState, Metric, Payload, Recovery, Subject,
     Topic,
 };
+use kintsugi_runtime::publish::content_of;
 use kintsugi_types::{AgentId, AnomalyId, DiagnosisId, GoalId, RecoveryId, Timestamp};
 
+use self::own::Own;
+pub(crate) use self::places::Origin;
+use self::places::{PLACES_MAX, Place, Places};
 use crate::failure::Failure;
 use crate::outsiders::event_of;
 
@@ -24,11 +31,16 @@ pub(crate) struct GoalView {
     pub(crate) results: Vec<GoalResult>,
     /// Why it could not be taken, where it is a dead letter.
     pub(crate) refused: Option<String>,
-    /// Its place in the topic.
-    offset: u64,
+    /// Where it lies in the topic, and the copies of it that were sent on.
+    places: Vec<Place>,
 }
 
 impl GoalView {
+    /// A goal of which nothing is known but itself.
+    fn new(goal: Goal, places: Vec<Place>) -> Self {
+        Self { goal, agent: None, is_started: false, results: Vec::new(), refused: None, places }
+    }
+
     /// Whether something is still to come of it.
     pub(crate) const fn is_open(&self) -> bool {
         self.results.is_empty() && self.refused.is_none()
@@ -114,9 +126,13 @@ pub(crate) struct RunView {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) dead_letters: u64,
     pub(crate) events: u64,
+    /// The keys and values of these events.
+    pub(crate) bytes: u64,
     /// What contradicts the promises, in words.
     pub(crate) contradictions: Vec<String>,
-    goals_by_offset: BTreeMap<u64, GoalId>,
+    places: Places,
+    /// Whose goals these are, where the log has those of others too.
+    own: Option<Own>,
     open_goals: usize,
     /// Whether the oldest of the log is deleted: then goals end that were published before, and journals go on.
     is_trimmed: bool,
@@ -152,7 +168,7 @@ impl RunView {
     /// Reads the whole log.
     pub(crate) fn read(log: &dyn LogReader) -> Result<Self, Failure> {
         let mut view = Self::beginning(log, None)?;
-        for_each_event(log, &mut |event, offset| view.take(event, offset))?;
+        for_each_event(log, &mut |event, origin| view.take(event, origin))?;
         Ok(view)
     }
 
@@ -185,7 +201,7 @@ impl RunView {
                 && is_telling
                 && let Ok(Some(event)) = event_of(&record)
             {
-                view.take(event, record.offset);
+                view.take(event, Origin::of(&record));
             }
             ControlFlow::Continue(())
         })?;
@@ -202,14 +218,19 @@ impl RunView {
         self.open_goals
     }
 
-    /// Takes in the next event of the log; `offset` is its place in its topic.
-    pub(crate) fn take(&mut self, event: Event, offset: u64) {
+    /// Takes in the next event of the log.
+    pub(crate) fn take(&mut self, event: Event, origin: Origin) {
+        if self.is_of_others(&event) {
+            self.take_of_others(event);
+            return;
+        }
         self.events += 1;
+        self.bytes += origin.bytes;
         let Event { envelope, payload } = event;
         match payload {
             Payload::Goal(goal) => {
                 if let Some(id) = goal.id.clone().or(envelope.goal) {
-                    self.take_goal(id, *goal, offset);
+                    self.take_goal(id, *goal, origin.place);
                 }
             }
             Payload::Result(result) => self.take_result(*result),
@@ -245,32 +266,45 @@ impl RunView {
             Payload::Fault(fault) => *self.faults.entry(fault.kind.name()).or_default() += 1,
             Payload::DeadLetter(letter) => {
                 self.dead_letters += 1;
-                let goal = letter
-                    .source_offset
-                    .filter(|_| letter.source_topic == Topic::Goals.name())
-                    .and_then(|offset| self.goals_by_offset.get(&offset))
-                    .cloned();
-                if let Some(goal) = goal {
-                    self.refuse(goal, letter.reason);
+                if let Some((goal, reason)) = self.places.refuse(*letter) {
+                    self.refuse(goal, reason);
                 }
             }
             Payload::Approval(_) | Payload::Snapshot(_) => {}
         }
     }
 
-    fn take_goal(&mut self, id: GoalId, goal: Goal, offset: u64) {
-        // A second one with this id is not run, whatever it holds: what is shown is the first.
-        if let Entry::Vacant(place) = self.goals.entry(id.clone()) {
-            place.insert(GoalView {
-                goal,
-                agent: None,
-                is_started: false,
-                results: Vec::new(),
-                refused: None,
-                offset,
-            });
-            self.goals_by_offset.insert(offset, id);
-            self.open_goals += 1;
+    /// Takes in what is about nobody's goal that the view is of.
+    fn take_of_others(&mut self, event: Event) {
+        match (event.payload, event.envelope.subject) {
+            // Agents work for all: what they do for others tells how they are.
+            (Payload::Agent(journal), Subject::Agent(agent)) => {
+                self.take_journal(agent, event.envelope.sequence.unwrap_or(0), &journal);
+            }
+            // It may be about a goal that is to come, and is kept until then.
+            (Payload::DeadLetter(letter), _) => drop(self.places.refuse(*letter)),
+            _ => {}
+        }
+    }
+
+    fn take_goal(&mut self, id: GoalId, goal: Goal, place: Place) {
+        match self.goals.entry(id.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(GoalView::new(goal, vec![place]));
+                self.open_goals += 1;
+            }
+            Entry::Occupied(known) => {
+                // A second one with this id is not run, whatever it holds: what is shown is the first. The same once
+                // more may be the first, sent on to another partition.
+                let known = known.into_mut();
+                if known.places.len() >= PLACES_MAX || content_of(&known.goal) != content_of(&goal) {
+                    return;
+                }
+                known.places.push(place);
+            }
+        }
+        if let Some(reason) = self.places.note(place, id.clone()) {
+            self.refuse(id, reason);
         }
     }
 
@@ -308,7 +342,7 @@ impl RunView {
         if let Some(oldest) = aged(kept, &mut self.ages.goals_ended, id)
             && let Some(goal) = self.goals.remove(&oldest)
         {
-            self.goals_by_offset.remove(&goal.offset);
+            self.places.forget(&goal.places);
         }
     }
 
@@ -405,14 +439,17 @@ pub(crate) fn snapshot_in(record: &Record) -> Option<AgentState> {
     serde_json::from_str(snapshot.state.get()).ok()
 }
 
-/// Hands every event of the log to `take`, in order, with its place in its topic.
-pub(crate) fn for_each_event(log: &dyn LogReader, take: &mut dyn FnMut(Event, u64)) -> Result<(), Failure> {
+/// Hands every event of the log to `take`, in order, with where it comes from.
+pub(crate) fn for_each_event(
+    log: &dyn LogReader,
+    take: &mut dyn FnMut(Event, Origin),
+) -> Result<(), Failure> {
     let mut refused = None;
     let from: Lsn = log.start_lsn();
     log.replay(from, &mut |record| match event_of(&record) {
         Ok(event) => {
             if let Some(event) = event {
-                take(event, record.offset);
+                take(event, Origin::of(&record));
             }
             ControlFlow::Continue(())
         }

@@ -213,7 +213,7 @@ fn wrong_usage_is_told_with_the_place_and_the_next_step() {
     check(&["run", path], 2, "it has no folder `agents`");
     check(&["run", example, "--data-dir", path, "--model", "no-such.gguf"], 3, "there is no model");
     check(&["run", example, "--data-dir", path, "--agents", "1"], 2, "each needs one");
-    check(&["run", example, "--data-dir", path, "--log", "kafka://x:1"], 2, "a run has a log of its own");
+    check(&["run", example, "--data-dir", path, "--log", "kafka://x"], 2, "is no HOST:PORT");
     check(&["goals", "list", "--data-dir", path], 3, "holds no run");
     check(&["watch", "nothing"], 2, "there is no topic");
     let truncated = folder.path().join("cut.gguf");

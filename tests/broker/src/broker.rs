@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::error::BrokerError;
 use crate::process::{self, Life};
 use crate::settings::{self, Ports};
+use crate::tls::{Secured, Validity};
 use crate::{folder, jars, shared};
 
 /// How often other ports are tried where somebody took one first.
@@ -29,6 +30,15 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker without any topic. It ends with the thread that starts it, so that none is left behind.
     pub fn start() -> Result<Self, BrokerError> {
+        Self::start_with(Validity::Month)
+    }
+
+    /// The same, with a protected listener whose certificate is no longer good.
+    pub fn start_with_expired_certificate() -> Result<Self, BrokerError> {
+        Self::start_with(Validity::Expired)
+    }
+
+    fn start_with(validity: Validity) -> Result<Self, BrokerError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         jars::check_java()?;
         let jars = shared::fetch_jars()?;
@@ -41,7 +51,7 @@ impl Broker {
             drop(fs::remove_dir_all(&folder));
             fs::create_dir_all(&folder).map_err(BrokerError::io("create", &folder))?;
             let ports = Ports::free()?;
-            settings::write(&folder, ports)?;
+            settings::write(&folder, ports, validity)?;
             process::format(&folder, &jars)?;
             match process::start(&folder, &jars, ports.clients, Life::OfThread) {
                 Ok(child) => return Ok(Self { folder, jars, ports, child: Some(child) }),
@@ -55,6 +65,11 @@ impl Broker {
     /// Where clients find it.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.ports.clients)
+    }
+
+    /// How its protected listener is reached.
+    pub fn secured(&self) -> Secured {
+        Secured::of(&self.folder, self.ports.secured)
     }
 
     /// Kills it as a crash does. Its data stays.

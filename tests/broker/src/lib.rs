@@ -21,9 +21,9 @@ mod tls;
 use std::path::{Path, PathBuf};
 
 pub use broker::Broker;
-pub use client::send_with_java;
+pub use client::{JavaRecord, read_with_java, send_with_java};
 pub use error::BrokerError;
-pub use shared::Secured;
+pub use tls::Secured;
 
 /// Where jars, settings and data of all brokers lie.
 pub fn folder() -> PathBuf {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use crate::error::BrokerError;
-use crate::tls;
+use crate::tls::{self, Validity};
 
 /// What stays the same for every broker. Values that differ from Kafka's defaults say why.
 const COMMON: &str = "\
@@ -99,7 +99,7 @@ impl Ports {
 }
 
 /// Writes the settings of a broker whose data lies in `folder`, those of its logger, and its certificates.
-pub(crate) fn write(folder: &Path, ports: Ports) -> Result<(), BrokerError> {
+pub(crate) fn write(folder: &Path, ports: Ports, validity: Validity) -> Result<(), BrokerError> {
     let Ports { clients, secured, controller } = ports;
     let common = COMMON
         .replace("@FOLDER@", &folder.display().to_string())
@@ -118,5 +118,5 @@ pub(crate) fn write(folder: &Path, ports: Ports) -> Result<(), BrokerError> {
         let path = folder.join(name);
         fs::write(&path, text).map_err(BrokerError::io("write", &path))?;
     }
-    tls::make(folder)
+    tls::make(folder, validity)
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::error::BrokerError;
 use crate::process::{self, Life};
 use crate::settings::{self, Ports};
-use crate::{folder, jars, tls};
+use crate::tls::{Secured, Validity};
+use crate::{folder, jars};
 
 /// Starts the broker where it is not up, and returns where clients find it.
 pub fn up() -> Result<String, BrokerError> {
@@ -23,7 +24,7 @@ pub fn up() -> Result<String, BrokerError> {
         drop(if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) });
     }
     let ports = Ports::free()?;
-    settings::write(&home, ports)?;
+    settings::write(&home, ports, Validity::Month)?;
     process::format(&home, &jars)?;
     let child = process::start(&home, &jars, ports.clients, Life::Daemon)?;
     let started = Running { pid: child.id(), port: ports.clients, secured: ports.secured };
@@ -32,30 +33,12 @@ pub fn up() -> Result<String, BrokerError> {
     Ok(started.bootstrap())
 }
 
-/// How the protected listener of a broker is reached.
-#[derive(Debug, Clone)]
-pub struct Secured {
-    /// Where clients find it.
-    pub bootstrap: String,
-    /// The file with the certificate that a client has to trust.
-    pub authority: PathBuf,
-    /// Who is let in, with SCRAM-SHA-512 or PLAIN.
-    pub user: &'static str,
-    /// That user's password.
-    pub password: &'static str,
-}
-
 /// Starts the broker where it is not up, and returns how its protected listener is reached.
 pub fn secured() -> Result<Secured, BrokerError> {
     up()?;
     let home = home()?;
     let port = running(&home).map_or(0, |running| running.secured);
-    Ok(Secured {
-        bootstrap: format!("127.0.0.1:{port}"),
-        authority: tls::authority(&home),
-        user: tls::USER,
-        password: tls::PASSWORD,
-    })
+    Ok(Secured::of(&home, port))
 }
 
 /// Whether the broker is up.

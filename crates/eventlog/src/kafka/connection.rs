@@ -148,7 +148,16 @@ impl Connection {
             return LogError::Kafka { what: "set up the client".to_owned(), brokers, reason };
         }
         let code = error.rdkafka_error_code();
-        let reason = told.reason().unwrap_or_else(|| error.to_string());
+        let mut reason = told.reason().unwrap_or_else(|| error.to_string());
+        if reason.contains("certificate verify failed") {
+            // The library knows no more, and thinks of one cause alone.
+            let first = self.brokers.split(',').next().unwrap_or_default();
+            reason.push_str(
+                "; the certificate may also have expired, or be another host's: `openssl s_client -connect ",
+            );
+            reason.push_str(first);
+            reason.push_str("` shows it with its dates");
+        }
         if told.is_refused() || code.is_some_and(is_refusal) {
             return LogError::Refused { brokers, reason };
         }

@@ -29,7 +29,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A cluster that a node works on.
 pub(crate) struct Cluster {
     options: Options,
-    member: Arc<str>,
+    member: Option<Arc<str>>,
     session_timeout: Duration,
     partitions: u32,
     reader: Arc<ReadOnly>,
@@ -52,12 +52,13 @@ pub(crate) fn read_only(brokers: &Arc<str>, settings: &Settings, dir: &Path) -> 
 }
 
 impl Cluster {
-    /// Finds the cluster and checks its topics. `id` names this node where the settings do not.
+    /// Finds the cluster and checks its topics. `id` names this node where the settings do not; without one it has no
+    /// name whatever they say.
     pub(crate) fn open(
         brokers: &Arc<str>,
         settings: &Settings,
         dir: &Path,
-        id: &str,
+        id: Option<&str>,
     ) -> Result<Self, Failure> {
         let kafka = &settings.kafka;
         let connection: Connection = security::connection(brokers, kafka, dir)?;
@@ -67,7 +68,7 @@ impl Cluster {
         let reader = Arc::new(ReadOnly::open(connection, PATIENCE)?);
         Ok(Self {
             options,
-            member: kafka.node.as_deref().unwrap_or(id).into(),
+            member: id.map(|id| kafka.node.as_deref().unwrap_or(id).into()),
             session_timeout: Duration::from_millis(kafka.session_timeout_ms),
             partitions,
             reader,
@@ -90,10 +91,15 @@ impl Cluster {
         self.opened.away()
     }
 
+    /// How the cluster is spoken to.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.options.connection
+    }
+
     /// Takes part: from now on the group gives lanes to `node` and takes them away.
     pub(crate) fn join(&self, node: &Arc<Node>) -> Result<Membership, Failure> {
         let options = MembershipOptions {
-            member: Some(Arc::clone(&self.member)),
+            member: self.member.clone(),
             session_timeout: self.session_timeout,
             ..MembershipOptions::new(self.options.connection.clone())
         };

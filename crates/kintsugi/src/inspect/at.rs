@@ -14,7 +14,7 @@ use crate::documents::AgentDocument;
 use crate::failure::Failure;
 use crate::outsiders::event_of;
 use crate::terminal::{document, entry};
-use crate::view::{RunView, snapshot_in};
+use crate::view::{Origin, RunView, snapshot_in};
 
 /// An agent as it was.
 #[derive(Serialize)]
@@ -109,7 +109,7 @@ fn fold(id: &AgentId, at: u64, log: &dyn LogReader) -> Result<(AgentState, RunVi
                 state.apply(journal);
             }
         }
-        view.take(event, record.offset);
+        view.take(event, Origin::of(&record));
         ControlFlow::Continue(())
     })?;
     failed.map_or(Ok((state, view)), Err)

@@ -20,7 +20,12 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new(name: &str) -> Self {
-        let log = format!("kafka://{}", kintsugi_broker::shared::up().unwrap());
+        Self::on(&kintsugi_broker::shared::up().unwrap(), name)
+    }
+
+    /// The same on a broker of the test's own.
+    pub(crate) fn on(broker: &str, name: &str) -> Self {
+        let log = format!("kafka://{broker}");
         let now = SystemClock.now().timestamp_micros();
         Self { log, prefix: format!("{name}-{now}"), folder: tempfile::tempdir().unwrap() }
     }
@@ -53,7 +58,7 @@ impl Cluster {
         command
     }
 
-    fn up(&self, name: &str) -> Node {
+    pub(crate) fn up(&self, name: &str) -> Node {
         Node::spawn(&mut self.up_command(name), None)
     }
 

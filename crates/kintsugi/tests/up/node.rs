@@ -80,6 +80,11 @@ impl Node {
         Self { child, said: serde_json::from_str(&line).unwrap(), agent, token: token.map(str::to_owned) }
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn url(&self) -> &str {
         self.said["url"].as_str().unwrap()
     }

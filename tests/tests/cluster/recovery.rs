@@ -1,0 +1,112 @@
+//! How long a killed node's agents are without one, where there are many.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use kintsugi_eventlog::kafka::ReadOnly;
+use kintsugi_eventlog::{LogReader as _, partition_of};
+use kintsugi_events::Topic;
+use kintsugi_tests::scripted_node::goals_from;
+use kintsugi_types::{AgentId, Timestamp};
+
+use super::{PATIENCE, Scene, Storm, check, follow_results};
+
+const AGENTS: u32 = 10_000;
+
+const PARTITIONS: u32 = 16;
+
+/// Goals that are under way, and to come, when the node is killed.
+const LATER: usize = 2_000;
+
+/// How long lanes may take to be somebody else's. The session is 6 s of it.
+const RECOVERED_WITHIN: Duration = Duration::from_mins(1);
+
+/// When the node said `what` of each lane last.
+fn said(log: &str, what: &str) -> BTreeMap<u32, Timestamp> {
+    let of_line = |line: &str| {
+        let (time, rest) = line.split_once(' ')?;
+        let lane = rest.split_once(what)?.1.split_once("lane=")?.1.split_whitespace().next()?.parse().ok()?;
+        Some((lane, time.parse().ok()?))
+    };
+    log.lines().filter_map(of_line).collect()
+}
+
+#[test]
+#[ignore = "takes minutes; `cargo xtask prove` runs it"]
+fn ten_thousand_agents_go_on_elsewhere_when_their_node_is_killed() {
+    let shape = Storm {
+        partitions: PARTITIONS,
+        nodes: 2,
+        goals: 0,
+        node_kills: 0,
+        broker_kills: 0,
+        freezes: 0,
+        seed: 1,
+    };
+    let mut scene = Scene::begin_with(&shape, AGENTS);
+    let reader = ReadOnly::open(scene.connection.clone(), PATIENCE).unwrap();
+    // Each agent has a journal: who never did anything costs nothing to bring back.
+    let mut goals = goals_from(1, AGENTS as usize).unwrap();
+    for (goal, number) in goals.iter_mut().zip(0..AGENTS) {
+        goal.agent = Some(AgentId::new(format!("clerk-{number}")).unwrap());
+    }
+    scene.publish_these(&goals);
+    follow_results(&reader, goals.len(), &mut |_| {});
+    scene.publish_these(&goals_from(goals.len() + 1, LATER).unwrap());
+    follow_results(&reader, goals.len() + LATER / 4, &mut |_| {});
+    let theirs: BTreeSet<u32> = said(&scene.log_of(0), "lane opened").into_keys().collect();
+    let before = said(&scene.log_of(1), "lane opened");
+    let lost: Vec<u32> = theirs.into_iter().filter(|lane| !before.contains_key(lane)).collect();
+    assert!(!lost.is_empty(), "the node that is killed has lanes of its own");
+    let seen = reader.refresh().unwrap();
+    let killed_at = Instant::now();
+    let killed = kintsugi_types::Clock::now(&kintsugi_types::SystemClock);
+    scene.nodes[0].kill().unwrap();
+    scene.nodes[0].wait().unwrap();
+    // The first event of a journal in each of the lanes that the other node has now.
+    let mut working: BTreeMap<u32, Timestamp> = BTreeMap::new();
+    let mut next = seen;
+    while working.len() < lost.len() {
+        assert!(killed_at.elapsed() < RECOVERED_WITHIN, "only the lanes {working:?} of {lost:?} go on");
+        let opened = said(&scene.log_of(1), "lane opened");
+        next = reader
+            .replay_topics(&[Topic::Agents], next, &mut |record| {
+                let is_back = opened.get(&record.partition).zip(record.envelope.as_ref());
+                if let Some((_, envelope)) = is_back.filter(|(opened, envelope)| envelope.time >= **opened)
+                    && lost.contains(&record.partition)
+                {
+                    working.entry(record.partition).or_insert(envelope.time);
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        reader.wait_past(next, Duration::from_millis(50));
+    }
+    let log = scene.log_of(1);
+    let (begun, opened) = (said(&log, "restoring lane"), said(&log, "lane opened"));
+    let of_lost = |times: &BTreeMap<u32, Timestamp>| -> Vec<Timestamp> {
+        lost.iter().map(|lane| times[lane]).collect()
+    };
+    let first_begun = of_lost(&begun).into_iter().min().unwrap();
+    let last_opened = of_lost(&opened).into_iter().max().unwrap();
+    let last_working = working.values().copied().max().unwrap();
+    let agents = (0..AGENTS)
+        .filter(|number| lost.contains(&partition_of(format!("clerk-{number}").as_bytes(), PARTITIONS)))
+        .count();
+    let seconds = |from: Timestamp, to: Timestamp| to.signed_duration_since(from).as_seconds_f64();
+    let restoring = seconds(first_begun, last_opened);
+    eprintln!(
+        "{agents} agents in {} lanes: handed over {:.2} s after the kill, restored in {restoring:.2} s ({:.0} agents/s), \
+         all lanes at work {:.2} s after they were handed over",
+        lost.len(),
+        seconds(killed, first_begun),
+        agents as f64 / restoring,
+        seconds(first_begun, last_working),
+    );
+    let goals = goals.len() + LATER;
+    follow_results(&reader, goals, &mut |_| {});
+    check(&scene, goals, 1);
+    drop(scene.nodes[1].stdin.take());
+    assert!(scene.nodes[1].wait().unwrap().success());
+}
