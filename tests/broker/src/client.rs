@@ -108,7 +108,9 @@ pub fn read_with_java(brokers: &str, topic: &str) -> Result<Vec<JavaRecord>, Bro
         return Err(failed(format!("read {topic} with the Java client: it ended with {}", output.status)));
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    let records: Option<Vec<JavaRecord>> = text.lines().map(JavaRecord::parse).collect();
+    // That nothing more came is told among them.
+    let lines = text.lines().filter(|line| line.starts_with("Partition:"));
+    let records: Option<Vec<JavaRecord>> = lines.map(JavaRecord::parse).collect();
     records.filter(|records| records.len() == count).ok_or_else(|| {
         failed(format!("read {topic} with the Java client: not every line is a record of {count}"))
     })
