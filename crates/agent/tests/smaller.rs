@@ -139,14 +139,14 @@ fn how_full_the_context_is_goes_by_the_model_that_answered() {
     look(&mut world, 10, Some(small()));
     // 60 tokens of 120, where the main model's 1,024 would be hardly used.
     assert!((world.last_metric().context_ratio - 0.5).abs() < 1e-9, "{:?}", world.last_metric());
-    let thoughts = world.events.iter().filter_map(|event| match &event.payload {
+    let mut thoughts = world.events.iter().filter_map(|event| match &event.payload {
         Payload::Agent(event) => match &**event {
             AgentEvent::ThoughtRecorded(thought) => Some(thought.model.clone()),
             _ => None,
         },
         _ => None,
     });
-    assert_eq!(thoughts.last(), Some(Some(small())));
+    assert_eq!(thoughts.next_back(), Some(Some(small())));
 }
 
 proptest! {
