@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use crate::common::{example, half_a_model, kintsugi};
 
-/// Every failed call puts the agent on lighter work.
-const POLICIES: &str = "policies:\n  - name: lighten\n    priority: 9\n    when: { fault_type: tool_failure, subject: agent }\n    \
-                        action: model_downshift\n    parameters: { attempts: 3, deadline_ms: 10000 }\n";
+/// Ahead of the others: a failed call puts the agent on lighter work.
+const LIGHTEN: &str = "policies:\n  - name: lighten\n    priority: 20\n    when: { fault_type: tool_failure, subject: agent }\n    \
+                       action: model_downshift\n    parameters: { attempts: 1, deadline_ms: 10000 }\n";
 
-const GOALS: usize = 24;
+const GOALS: usize = 48;
 
-/// The shipped example, with other policies.
+/// The shipped example, with a policy more.
 fn desk(folder: &Path) {
     let desk = folder.join("desk");
     for part in ["agents", "tools", "policies"] {
@@ -30,7 +30,10 @@ fn desk(folder: &Path) {
     for file in ["kintsugi.toml", "shop.db", "goals.jsonl"] {
         std::fs::copy(example().join(file), desk.join(file)).unwrap();
     }
-    std::fs::write(desk.join("policies/recovery.yaml"), POLICIES).unwrap();
+    let policies = desk.join("policies/recovery.yaml");
+    let text = std::fs::read_to_string(&policies).unwrap();
+    assert!(text.contains("\npolicies:\n"), "{text}");
+    std::fs::write(policies, text.replacen("policies:\n", LIGHTEN, 1)).unwrap();
 }
 
 fn printed(folder: &Path, arguments: &[&str]) -> String {
