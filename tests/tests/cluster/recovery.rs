@@ -16,7 +16,7 @@ const AGENTS: u32 = 10_000;
 
 const PARTITIONS: u32 = 16;
 
-/// Goals that are under way, and to come, when the node is killed.
+/// Goals that are under way when the node is killed, and as many that come then: each lane has some of them.
 const LATER: usize = 2_000;
 
 /// How long lanes may take to be somebody else's. The session is 6 s of it.
@@ -64,6 +64,7 @@ fn ten_thousand_agents_go_on_elsewhere_when_their_node_is_killed() {
     let killed = kintsugi_types::Clock::now(&kintsugi_types::SystemClock);
     scene.nodes[0].kill().unwrap();
     scene.nodes[0].wait().unwrap();
+    scene.publish_these(&goals_from(goals.len() + LATER + 1, LATER).unwrap());
     // The first event of a journal in each of the lanes that the other node has now.
     let mut working: BTreeMap<u32, Timestamp> = BTreeMap::new();
     let mut next = seen;
@@ -104,7 +105,7 @@ fn ten_thousand_agents_go_on_elsewhere_when_their_node_is_killed() {
         agents as f64 / restoring,
         seconds(first_begun, last_working),
     );
-    let goals = goals.len() + LATER;
+    let goals = goals.len() + 2 * LATER;
     follow_results(&reader, goals, &mut |_| {});
     check(&scene, goals, 1);
     drop(scene.nodes[1].stdin.take());
