@@ -7,6 +7,8 @@ mod common;
 mod data_directory;
 #[path = "cli/documents.rs"]
 mod documents;
+#[path = "common/half_model.rs"]
+mod half_model;
 #[path = "cli/mistakes.rs"]
 mod mistakes;
 #[path = "cli/outcome.rs"]

@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "common/half_model.rs"]
+mod half_model;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{example, half_a_model, kintsugi};
+use crate::common::{example, kintsugi};
+use crate::half_model::half_a_model;
 
 /// Ahead of the others: a failed call puts the agent on lighter work.
 const LIGHTEN: &str = "policies:\n  - name: lighten\n    priority: 20\n    when: { fault_type: tool_failure, subject: agent }\n    \

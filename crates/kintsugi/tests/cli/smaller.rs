@@ -1,6 +1,6 @@
 //! Mistakes about the smaller model, and what its settings look like.
 
-use super::common::{half_a_model, patch};
+use super::half_model::{half_a_model, patch};
 use super::mistakes::{Attempt, with};
 use super::{ask, join};
 
