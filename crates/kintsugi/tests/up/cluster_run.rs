@@ -47,11 +47,6 @@ impl Run {
         }
     }
 
-    /// Waits until so many of its goals have ended.
-    fn wait_for_goals(&mut self, count: usize) {
-        self.wait_for(|line| done(line).is_some_and(|done| done >= count));
-    }
-
     fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
         assert!(sent.unwrap().success());
@@ -92,10 +87,18 @@ impl Drop for Run {
     }
 }
 
-/// How many goals have ended, where a line of progress tells it.
-fn done(line: &str) -> Option<usize> {
-    let (done, rest) = line.split_once('/')?;
-    rest.contains(" goals  ").then(|| done.parse().ok()).flatten()
+/// Waits until so many goals of the cluster have ended. A run tells its progress too seldom for whoever wants to be in
+/// the midst of it: on a quick machine all of its goals end between two lines.
+fn wait_for_results(cluster: &Cluster, count: usize) {
+    let mut watch = cluster.command(&["watch", "results", "--from-beginning"]);
+    let mut child = watch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (tell, told) = channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|_| tell.send(())));
+    let seen = (0..count).take_while(|_| told.recv_timeout(PATIENCE).is_ok()).count();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(seen, count, "so many goals have ended");
 }
 
 /// The goals of the run that `summary` tells of: so many, each with one result, each published once.
@@ -156,12 +159,12 @@ fn a_run_on_fresh_topics_works_every_goal_once_and_a_second_one_is_not_confused_
 
 #[test]
 fn a_run_that_is_interrupted_and_killed_publishes_nothing_twice_when_it_goes_on() {
-    const GOALS: usize = 60;
+    const GOALS: usize = 120;
     let cluster = Cluster::new("resumed-run");
     make_topics(&cluster, "4");
     let start = || Run::start(run_command(&cluster, "run", GOALS));
-    let mut interrupted = start();
-    interrupted.wait_for_goals(5);
+    let interrupted = start();
+    wait_for_results(&cluster, 5);
     interrupted.signal("INT");
     let (status, _, said) = interrupted.end();
     assert_eq!(status, Some(130), "{said}");
@@ -173,8 +176,8 @@ fn a_run_that_is_interrupted_and_killed_publishes_nothing_twice_when_it_goes_on(
     let mut elsewhere = run_command(&cluster, "run", GOALS);
     elsewhere.env("KINTSUGI_KAFKA__PREFIX", "elsewhere");
     refused(&elsewhere.output().unwrap(), 2, &["of other goals, seed, example or log"]);
-    let mut killed = start();
-    killed.wait_for_goals(20);
+    let killed = start();
+    wait_for_results(&cluster, 40);
     killed.signal("KILL");
     killed.end();
     let summary = start().summary();
@@ -226,16 +229,17 @@ fn a_run_whose_goals_others_work_ends_all_the_same() {
 
 #[test]
 fn a_run_outlasts_a_broker_that_dies_and_says_so() {
+    const GOALS: usize = 120;
     let mut broker = Broker::start().unwrap();
     let cluster = Cluster::on(&broker.bootstrap(), "outage");
     make_topics(&cluster, "4");
-    let mut run = Run::start(run_command(&cluster, "run", 60));
-    run.wait_for_goals(5);
+    let mut run = Run::start(run_command(&cluster, "run", GOALS));
+    wait_for_results(&cluster, 5);
     broker.kill().unwrap();
     run.wait_for(|line| {
         line.starts_with("Kafka has not answered for ") || line.starts_with("Kafka does not answer")
     });
     broker.restart().unwrap();
     run.wait_for(|line| line == "Kafka answers again");
-    check(&cluster, &run.summary(), 60);
+    check(&cluster, &run.summary(), GOALS);
 }
