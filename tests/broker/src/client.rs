@@ -78,6 +78,25 @@ impl JavaRecord {
 /// What separates headers, for commas stand in their values.
 const HEADER_END: &str = "\u{1f}";
 
+/// Deletes what the broker keeps of a consumer group that has no members, as it does by itself where nobody stored
+/// anything for a week.
+pub fn delete_group_with_java(brokers: &str, group: &str) -> Result<(), BrokerError> {
+    jars::check_java()?;
+    let jars = shared::fetch_jars()?;
+    let output = Command::new("java")
+        .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"])
+        .arg(format!("{}/*", jars.display()))
+        .args(["org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", brokers])
+        .args(["--delete", "--group", group])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| BrokerError::Io { what: "run the Java client".to_owned(), source })?;
+    if output.status.success() && String::from_utf8_lossy(&output.stdout).contains("was successful") {
+        return Ok(());
+    }
+    Err(BrokerError::Failed { what: format!("delete the group {group}"), printed: printed(&output) })
+}
+
 /// So long nothing may come before that is taken for the end of the topic, in milliseconds. The client waits for it
 /// once, after the last record.
 const END_AFTER_MS: &str = "10000";

@@ -101,11 +101,24 @@ struct Ownership {
     owned: Mutex<BTreeSet<u32>>,
     /// What the group has handed to the member as it is now.
     assigned: Mutex<BTreeSet<u32>>,
+    /// Whether the group has handed the member as it is now its share, which may be nothing.
+    has_share: AtomicBool,
     on_change: Mutex<Box<dyn FnMut(Change) + Send>>,
     is_leaving: AtomicBool,
 }
 
 impl Ownership {
+    fn new(topic: String, on_change: Box<dyn FnMut(Change) + Send>) -> Arc<Self> {
+        Arc::new(Self {
+            topic,
+            owned: Mutex::default(),
+            assigned: Mutex::default(),
+            has_share: AtomicBool::new(false),
+            on_change: Mutex::new(on_change),
+            is_leaving: AtomicBool::new(false),
+        })
+    }
+
     fn tell(&self, change: Change) {
         (locked(&self.on_change))(change);
     }
@@ -117,6 +130,11 @@ impl Ownership {
             assigned.extend(new);
             assigned.clone()
         };
+        self.has_share.store(true, Ordering::Release);
+        if self.is_leaving.load(Ordering::Acquire) {
+            // It goes back at once.
+            return;
+        }
         let before = std::mem::replace(&mut *locked(&self.owned), assigned.clone());
         // What was lost with an earlier membership and did not come back.
         let lost: Vec<u32> = before.difference(&assigned).copied().collect();
@@ -218,13 +236,7 @@ impl Membership {
         topics::count(connection, &metadata, Topic::Goals)
             .ok_or_else(|| topics::missing(connection, Topic::Goals))?;
         drop(reader);
-        let ownership = Arc::new(Ownership {
-            topic: connection.topic(Topic::Goals),
-            owned: Mutex::default(),
-            assigned: Mutex::default(),
-            on_change: Mutex::new(on_change),
-            is_leaving: AtomicBool::new(false),
-        });
+        let ownership = Ownership::new(connection.topic(Topic::Goals), on_change);
         let consumer = subscribe(&options, &ownership)?;
         let brokers = Arc::clone(&connection.brokers);
         let shared = Arc::clone(&ownership);
@@ -316,6 +328,7 @@ fn run(options: &MembershipOptions, ownership: &Arc<Ownership>, consumer: BaseCo
             tracing::warn!(%code, reason, member = ?options.member, "turned out of the group of nodes: joining anew");
             drop(member);
             locked(&ownership.assigned).clear();
+            ownership.has_share.store(false, Ordering::Release);
             continue;
         }
         if !locked(&ownership.assigned).is_empty() {
@@ -324,7 +337,10 @@ fn run(options: &MembershipOptions, ownership: &Arc<Ownership>, consumer: BaseCo
         watch.look(options, ownership, &member);
         consumer = Some(member);
     }
-    drop(consumer);
+    match consumer {
+        Some(member) if options.member.is_none() => leave(options, ownership, member),
+        other => drop(other),
+    }
     // What an earlier membership left, where there was none to give it back.
     let rest = std::mem::take(&mut *locked(&ownership.owned));
     if !rest.is_empty() {
@@ -393,13 +409,7 @@ fn missed_by(
 
 /// Joins the group as somebody else, and leaves it as soon as it has handed something out.
 fn nudge(options: &MembershipOptions, topic: &str, member: &BaseConsumer<Member>) -> Result<(), LogError> {
-    let passing = Arc::new(Ownership {
-        topic: topic.to_owned(),
-        owned: Mutex::default(),
-        assigned: Mutex::default(),
-        on_change: Mutex::new(Box::new(|_| {})),
-        is_leaving: AtomicBool::new(false),
-    });
+    let passing = Ownership::new(topic.to_owned(), Box::new(|_| {}));
     let nameless = MembershipOptions { member: None, ..options.clone() };
     let consumer = subscribe(&nameless, &passing)?;
     let begun = Instant::now();
@@ -410,5 +420,25 @@ fn nudge(options: &MembershipOptions, topic: &str, member: &BaseConsumer<Member>
         // It takes part too.
         drop(member.poll(Duration::ZERO));
     }
+    leave(&nameless, &passing, consumer);
     Ok(())
+}
+
+/// Leaves the group, as a member without a name does.
+///
+/// One that has no partition while the group is handing out goes without a word (the library only says that it leaves
+/// when it has given something back, or when nothing is under way), and everybody would wait for its session to be
+/// over. So such a member stays until the group has settled, for a while at most.
+fn leave(options: &MembershipOptions, ownership: &Ownership, member: BaseConsumer<Member>) {
+    let begun = Instant::now();
+    let has_settled = || {
+        let settled = group::settled(&member, &options.group, &ownership.topic, LOOK_MAX);
+        ownership.has_share.load(Ordering::Acquire) && matches!(settled, Ok(Some(_)))
+    };
+    while locked(&ownership.assigned).is_empty() && !has_settled() && begun.elapsed() < LOOK_MAX {
+        if let Some(Err(error)) = member.poll(WAIT) {
+            tracing::debug!(%error, "member of the group of nodes that leaves");
+        }
+    }
+    drop(member);
 }

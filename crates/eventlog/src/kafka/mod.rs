@@ -57,12 +57,12 @@ pub use self::view::Health;
 
 use self::fetch::{Fetcher, watermarks};
 use self::lane::{Lane, Prepared, start_producers};
-use self::ledger::{GroupClient, LaneName, go_on_from};
+use self::ledger::{GroupClient, LaneName, Ledger, go_on_from};
 use self::producer::Trouble;
 use self::reading::Reading;
 use self::replay::Sessions;
 use self::spent::Spent;
-use self::view::{Ends, Source, View};
+use self::view::{Ends, Source, View, lsn_at};
 use crate::error::LogError;
 use crate::log::{Append, EventLog, LogReader, Lsn, OnCommit, Position};
 use crate::queue::{Limits, Queue, Waiting, locked};
@@ -148,7 +148,6 @@ impl KafkaLog {
         })?;
         let (ledger, mut positions) = group.load(&lane, patience)?;
         go_on_from(&options.predecessors, connection, &lane, &mut positions, patience)?;
-        let ledger = ledger.unwrap_or_default();
         let reader = connection.reader(1024)?;
         let places: Vec<TopicPartition> = lane.places().collect();
         let found = watermarks(connection, &reader, &places, patience)?;
@@ -156,6 +155,15 @@ impl KafkaLog {
         let ends = ends.map(|(at, (start, opened))| (at, Ends { start, opened, ..Ends::default() }));
         let ends: BTreeMap<_, _> = ends.collect();
         drop(reader);
+        // A stage's lane may be new where a node has worked for long.
+        let has_worked = options.stage.is_none()
+            && ends.iter().any(|(at, ends)| at.topic == Topic::Agents && ends.opened > 0);
+        let is_forgotten = ledger.is_none() && has_worked;
+        let ledger = ledger.unwrap_or_else(|| {
+            // Everything that is there was committed before now.
+            let lsn = if is_forgotten { lsn_at(options.clock.now().timestamp_millis()) } else { 0 };
+            Ledger { lsn, ..Ledger::default() }
+        });
         let bytes = |limit: kintsugi_types::ByteCount| usize::try_from(limit.bytes()).unwrap_or(usize::MAX);
         let append_bytes_max = bytes(options.append_bytes_max);
         let tail_bytes_max = bytes(options.tail_bytes_max);
@@ -181,6 +189,15 @@ impl KafkaLog {
             lane,
             options,
         });
+        if is_forgotten {
+            tracing::warn!(
+                lane = %shared.lane.name, group = %shared.options.group,
+                "Kafka has forgotten how far this lane had come, as it does where nobody runs for longer than \
+                 `offsets.retention.minutes`: goals are read from the beginning, and known ones passed over; what \
+                 stages had not looked at stays so"
+            );
+            shared.view.forget_positions();
+        }
         let lane = Lane::open(Arc::clone(&shared), group, transactors, ledger, positions)?;
         let epoch = lane.epoch();
         let log = Self {

@@ -82,6 +82,8 @@ struct State {
     kept: BTreeMap<TopicPartition, Tail>,
     tail_bytes: usize,
     positions: Positions,
+    /// Where a consumer without a position begins, if that is not the beginning.
+    begins: BTreeMap<TopicPartition, u64>,
     /// Everything below is visible.
     end_lsn: u64,
     /// The first LSN of the transaction that is under way.
@@ -348,7 +350,18 @@ impl View {
     }
 
     pub(super) fn position(&self, consumer: &str, of: TopicPartition) -> Option<u64> {
-        locked(&self.state).positions.get(&of)?.get(consumer).copied()
+        let state = locked(&self.state);
+        let stored = state.positions.get(&of).and_then(|by_name| by_name.get(consumer));
+        stored.or_else(|| state.begins.get(&of)).copied()
+    }
+
+    /// The broker has lost positions that were stored. Goals are read from their beginning, since some may not have
+    /// been taken yet, and each is known by its id; everything else from here on: what follows from a measurement
+    /// would follow from it once more, and is about agents as they were long ago.
+    pub(super) fn forget_positions(&self) {
+        let mut state = locked(&self.state);
+        let others = state.ends.iter().filter(|(at, _)| at.topic != Topic::Goals);
+        state.begins = others.map(|(at, ends)| (*at, ends.opened)).collect();
     }
 
     /// All positions, in no order.

@@ -126,6 +126,22 @@ fn wait_until_shared(one: &mut Node, other: &mut Node, count: usize) {
 }
 
 #[test]
+fn one_that_leaves_before_it_has_anything_keeps_nobody_waiting() {
+    let topics = Topics::new(4);
+    // Longer than anything is waited for.
+    let session = LONG * 2;
+    let mut stays = Node::join(&topics, Some("stays"), session);
+    wait_for(&mut [&mut stays], &[4]);
+    for _ in 0..5 {
+        let passes = Node::join(&topics, None, session);
+        // Half of what there is is on its way to it.
+        wait_for(&mut [&mut stays], &[2]);
+        passes.membership.leave();
+        wait_for(&mut [&mut stays], &[4]);
+    }
+}
+
+#[test]
 fn a_partition_is_not_handed_on_before_its_owner_has_let_go_of_it() {
     let topics = Topics::new(2);
     let (closing, is_closing) = channel();

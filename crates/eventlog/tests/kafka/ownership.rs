@@ -3,11 +3,14 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 
-use kintsugi_eventlog::kafka::Options;
+use kintsugi_eventlog::kafka::{Connection, Options};
 use kintsugi_eventlog::{Append, EventLog as _, KafkaLog, LogError, LogReader as _, Lsn, TopicPartition};
 use kintsugi_events::Topic;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 
-use super::support::{Topics, bare, one, stored};
+use super::support::{LONG, Topics, bare, one, stored};
 
 const AGENTS: TopicPartition = TopicPartition::new(Topic::Agents, 0);
 const GOALS: TopicPartition = TopicPartition::new(Topic::Goals, 0);
@@ -73,6 +76,40 @@ fn a_stage_has_a_lane_of_its_own_in_a_partition_and_goes_on_where_it_came_to_els
     let late = stage.append_wait(&settle(8));
     let told = late.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(told.contains("lane diagnose-0 was taken over by another owner"), "{told}");
+}
+
+/// Deletes what the broker keeps of a group, as it does by itself where nobody stored anything for a week.
+fn forget(connection: &Connection, group: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &*connection.brokers).create().expect("a client");
+    let options = AdminOptions::new().request_timeout(Some(LONG));
+    let deleted = futures_executor::block_on(admin.delete_groups(&[group], &options)).expect("an answer");
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+}
+
+#[test]
+fn a_lane_that_the_broker_has_forgotten_goes_on_after_what_is_there() {
+    let topics = Topics::new(1);
+    let metrics = TopicPartition::new(Topic::Metrics, 0);
+    let first = topics.open([0]);
+    let records = vec![bare(AGENTS, "agent"), bare(GOALS, "goal"), bare(metrics, "metric")];
+    let positions = vec![stored("partition", GOALS, 1), stored("monitor", metrics, 0)];
+    first.append_wait(&Append { records, positions }).expect("durable");
+    let (epoch, end) = (first.epoch(), first.end_lsn());
+    first.close().expect("closed");
+    forget(&topics.connection, &topics.options([0]).group);
+
+    let second = topics.open([0]);
+    assert!(second.epoch() >= epoch);
+    assert!(second.end_lsn() >= end, "{:?} {end:?}", second.end_lsn());
+    assert_eq!(texts(&second), ["agent", "goal", "metric"]);
+    assert_eq!(second.position("partition", GOALS), None, "goals are looked at once more");
+    let begin = second.position("monitor", metrics).expect("a place to begin");
+    assert_eq!(second.read(metrics, begin, 10, 1000).expect("read"), []);
+    second.append_wait(&one(metrics, "later")).expect("durable");
+    let read = second.read(metrics, begin, 10, 1000).expect("read");
+    assert_eq!(read.iter().map(|record| &*record.value).collect::<Vec<_>>(), [b"later"]);
+    assert_eq!(texts(&second), ["agent", "goal", "metric", "later"]);
 }
 
 #[test]

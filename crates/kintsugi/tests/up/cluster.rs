@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
+use kintsugi_broker::delete_group_with_java;
 use kintsugi_types::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use crate::node::{Node, PATIENCE, example_goals, refused};
 
 /// Topics of a test's own on the broker that tests share.
 pub(crate) struct Cluster {
+    brokers: String,
     log: String,
     prefix: String,
     pub(crate) folder: tempfile::TempDir,
@@ -27,7 +29,8 @@ impl Cluster {
     pub(crate) fn on(broker: &str, name: &str) -> Self {
         let log = format!("kafka://{broker}");
         let now = SystemClock.now().timestamp_micros();
-        Self { log, prefix: format!("{name}-{now}"), folder: tempfile::tempdir().unwrap() }
+        let brokers = broker.to_owned();
+        Self { brokers, log, prefix: format!("{name}-{now}"), folder: tempfile::tempdir().unwrap() }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
@@ -187,4 +190,47 @@ fn what_no_node_can_take_is_a_dead_letter_that_can_be_looked_at_and_sent_again()
     // Nobody can take it yet.
     assert_eq!(letters(3).len(), 3);
     assert_eq!(node.signal("TERM").0, Some(0));
+}
+
+#[test]
+fn a_cluster_that_nobody_used_for_long_knows_what_was_done() {
+    let cluster = Cluster::new("forgotten");
+    assert!(cluster.ask(&["topics", "create", "--partitions", "2"]).status.success());
+    let goals = example_goals(9);
+    let ids: Vec<String> = goals.iter().map(|goal| goal["id"].as_str().unwrap().to_owned()).collect();
+    let before = cluster.up("before");
+    cluster.publish(&goals[..8]);
+    before.wait_for(&ids[..8]);
+    assert_eq!(before.signal("TERM").0, Some(0));
+    // After a week without a sign of life the broker forgets how far everybody had come; and the machine is another.
+    delete_group_with_java(&cluster.brokers, &cluster.prefix).unwrap();
+    let after = cluster.up("after");
+    wait_until_ready(&after);
+    cluster.publish(&goals[8..]);
+    after.wait_for(&ids);
+    // What comes after all that was there is refused when the lanes have looked at the rest.
+    let again: Vec<Value> =
+        goals.iter().map(|goal| json!({"id": goal["id"], "text": "Another text."})).collect();
+    cluster.publish(&again);
+    let begun = Instant::now();
+    let letters = || cluster.lines(&["dead-letters", "list", "--format", "json"]);
+    while letters().len() < again.len() {
+        assert!(begun.elapsed() < PATIENCE, "{:?}", letters());
+    }
+    assert!(letters().iter().all(|letter| letter["reason"].to_string().contains("was taken before")));
+    let results = cluster.lines(&["watch", "results", "--from-beginning", "--until-end"]);
+    let mut ended: Vec<&str> = results.iter().map(|event| event["data"]["goal"].as_str().unwrap()).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, ids, "each goal once");
+    let mut last = std::collections::BTreeMap::new();
+    for event in cluster.lines(&["watch", "agents", "--from-beginning", "--until-end"]) {
+        let agent = event["subject"].to_string();
+        let sequence = event["sequence"].as_u64().unwrap();
+        assert_eq!(last.insert(agent, sequence).unwrap_or(0) + 1, sequence, "{event}");
+    }
+    let metrics = after.get("/metrics").text;
+    assert!(metrics.contains("kintsugi_invariant_violations_total 0"), "{metrics}");
+    let (status, said) = after.signal("TERM");
+    assert_eq!(status, Some(0));
+    assert_eq!(said.matches("Kafka has forgotten how far this lane had come").count(), 2, "{said}");
 }
