@@ -1,6 +1,5 @@
 //! `dead-letters`: input that could not be taken, and once more what can be by now.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use kintsugi_eventlog::{LogReader, TopicPartition};
@@ -12,6 +11,7 @@ use serde::Serialize;
 use crate::cli::{Format, LettersArguments, ReplayArguments, Where};
 use crate::failure::Failure;
 use crate::inspect;
+use crate::partitions_read::PartitionsRead;
 use crate::publish::Target;
 use crate::terminal::{document, entry, json_line, line, plain};
 
@@ -137,16 +137,14 @@ fn for_each(
     log: &dyn LogReader,
     take: &mut dyn FnMut(&Letter) -> Result<ControlFlow<()>, Failure>,
 ) -> Result<(), Failure> {
-    // By partition: what was handed over is not handed over again where a part has to be read again.
-    let mut taken = BTreeMap::new();
+    // What was handed over is not handed over again where a part has to be read again.
+    let mut read = PartitionsRead::default();
     inspect::read_whole(log, |log| {
         let mut failed = None;
         log.replay_topics(&[Topic::DeadLetters], log.start_lsn(), &mut |record| {
-            let next = taken.entry(record.partition).or_insert(0);
-            if record.offset < *next {
+            if !read.note(&record) {
                 return ControlFlow::Continue(());
             }
-            *next = record.offset + 1;
             // One that cannot be read was written by another version, and is shown by `watch` as it is.
             let Ok(event) = record.to_event() else { return ControlFlow::Continue(()) };
             let Payload::DeadLetter(letter) = event.payload else { return ControlFlow::Continue(()) };

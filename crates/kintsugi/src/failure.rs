@@ -67,7 +67,8 @@ impl From<LogError> for Failure {
                 Self::outside(format_args!("{error}: use the version of kintsugi that wrote it"))
             }
             LogError::Trimmed { .. } => Self::outside(format_args!(
-                "{error}, faster than this could read them: ask again, or keep more with `log.retention_bytes`"
+                "{error}, faster than this could read them: ask again, or keep more (`log.retention_bytes`; on Kafka \
+                 `retention.ms` of the topic)"
             )),
             _ => {
                 let told = error.to_string();

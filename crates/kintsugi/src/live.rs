@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use crate::failure::{Explain, Failure};
 use crate::healing_metrics::HealingMetrics;
 use crate::outsiders::event_of;
+use crate::partitions_read::PartitionsRead;
 use crate::view::{Keep, Origin, RunView};
 
 /// What is kept of what is over: some tens of megabytes. Older goals are looked up in the log.
@@ -90,8 +91,9 @@ impl Live {
 
     fn run(&self, log: &dyn LogReader) {
         let mut next = self.seen();
+        let mut read = PartitionsRead::default();
         while !self.is_stopping.load(Ordering::Relaxed) {
-            match self.take_some(log, next) {
+            match self.take_some(log, next, &mut read) {
                 Ok(after) if after > next => {
                     next = after;
                     self.seen.send_replace(next);
@@ -107,11 +109,14 @@ impl Live {
         }
     }
 
-    /// Takes in the next records and returns where to go on.
-    fn take_some(&self, log: &dyn LogReader, from: Lsn) -> Result<Lsn, LogError> {
+    /// Takes in the next records and returns where to go on. What came before a failure is taken in too.
+    fn take_some(&self, log: &dyn LogReader, from: Lsn, read: &mut PartitionsRead) -> Result<Lsn, LogError> {
         let mut events: Vec<(Event, Origin)> = Vec::new();
         let mut records = 0;
         let next = log.replay(from, &mut |record| {
+            if !read.note(&record) {
+                return ControlFlow::Continue(());
+            }
             records += 1;
             match event_of(&record) {
                 Ok(Some(event)) => events.push((event, Origin::of(&record))),
@@ -122,7 +127,7 @@ impl Live {
                 }
             }
             if records < RECORDS_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
+        });
         for (event, _) in &events {
             self.healing.take(event);
         }
@@ -130,7 +135,7 @@ impl Live {
         for (event, origin) in events {
             view.take(event, origin);
         }
-        Ok(next)
+        next
     }
 }
 

@@ -28,6 +28,7 @@ mod models;
 mod node_parts;
 mod outsiders;
 mod panics;
+mod partitions_read;
 mod policies;
 mod progress;
 mod publish;

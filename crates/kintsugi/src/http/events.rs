@@ -22,6 +22,7 @@ use tracing::{error, warn};
 use super::api::Api;
 use super::problem::Problem;
 use crate::documents::cloud_event;
+use crate::partitions_read::PartitionsRead;
 
 /// How often a stream without news says that it is there.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
@@ -50,6 +51,10 @@ struct Stream {
     /// The next place in the log.
     next: Lsn,
     is_begun: bool,
+    /// Events that were read and may not be told yet.
+    text: Option<String>,
+    /// What it has read, with the thread that reads while that is at it.
+    read: PartitionsRead,
     /// Whether it has read nothing yet and is to begin with the oldest event, whichever that is by then.
     is_at_oldest: bool,
     news: watch::Receiver<Lsn>,
@@ -91,6 +96,8 @@ pub(super) async fn stream(
         topics,
         next,
         is_begun: false,
+        text: None,
+        read: PartitionsRead::default(),
         is_at_oldest,
         news: api.live.subscribe(),
         closing: api.is_closing.subscribe(),
@@ -162,15 +169,22 @@ impl Stream {
             if *self.closing.borrow_and_update() {
                 return None;
             }
-            if self.next < *self.news.borrow_and_update() {
+            let news = *self.news.borrow_and_update();
+            // Whoever hears of an event and asks about it is told no less: the view has it first.
+            if let Some(text) = self.text.take_if(|_| self.next <= news) {
+                return Some(text.into());
+            }
+            if self.text.is_none() && self.next < news {
                 let text = self.read().await?;
-                if !text.is_empty() {
-                    return Some(text.into());
-                }
+                self.text = Some(text).filter(|text| !text.is_empty());
                 continue;
             }
             tokio::select! {
-                () = &mut heartbeat => return Some(format!(": heartbeat\n{}\n", self.place()).into()),
+                () = &mut heartbeat => {
+                    // What waits comes after the place that is told.
+                    let place = if self.text.is_none() { self.place() } else { String::new() };
+                    return Some(format!(": heartbeat\n{place}\n").into());
+                }
                 changed = self.news.changed() => changed.ok()?,
                 changed = self.closing.changed() => changed.ok()?,
             }
@@ -184,9 +198,11 @@ impl Stream {
 
     async fn read(&mut self) -> Option<String> {
         let (api, topics, from) = (self.api.clone(), self.topics.clone(), self.next);
-        match web::block(move || read_stretch(&api, &topics, from)).await {
-            Ok(Ok((text, next))) => {
-                self.next = next;
+        let mut read = std::mem::take(&mut self.read);
+        let stretch = web::block(move || read_stretch(&api, &topics, from, &mut read).map(|it| (it, read)));
+        match stretch.await {
+            Ok(Ok(((text, next), read))) => {
+                (self.next, self.read) = (next, read);
                 self.is_at_oldest = false;
                 Some(text)
             }
@@ -209,10 +225,18 @@ impl Stream {
 }
 
 /// The wanted events of the next stretch of the log, and where it ends.
-fn read_stretch(api: &Api, topics: &[Topic], from: Lsn) -> Result<(String, Lsn), LogError> {
+fn read_stretch(
+    api: &Api,
+    topics: &[Topic],
+    from: Lsn,
+    read: &mut PartitionsRead,
+) -> Result<(String, Lsn), LogError> {
     let mut text = String::new();
     let mut records = 0;
     let next = api.log.replay(from, &mut |record| {
+        if !read.note(&record) {
+            return ControlFlow::Continue(());
+        }
         records += 1;
         if topics.contains(&record.topic) {
             match cloud_event(&record) {

@@ -9,6 +9,7 @@ use super::open;
 use crate::cli::WatchArguments;
 use crate::documents::cloud_event;
 use crate::failure::Failure;
+use crate::partitions_read::PartitionsRead;
 use crate::terminal::{line, say};
 
 /// How long to wait for news before looking again.
@@ -20,9 +21,14 @@ pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
     if arguments.from_beginning && next > Lsn(0) {
         say(&format!("events before {next} are deleted"));
     }
-    let mut failed = None;
+    let (mut failed, mut read) = (None, PartitionsRead::default());
     loop {
+        let mut seen = next;
         let replayed = log.replay(next, &mut |record| {
+            seen = seen.max(Lsn(record.lsn.0 + 1));
+            if !read.note(&record) {
+                return ControlFlow::Continue(());
+            }
             if !arguments.topics.contains(&record.topic) {
                 return ControlFlow::Continue(());
             }
@@ -41,9 +47,14 @@ pub(crate) fn watch(arguments: &WatchArguments) -> Result<(), Failure> {
             Err(LogError::Trimmed { .. }) => {
                 // Whoever reads what is printed was slower than the node deletes.
                 log.wait_past(Lsn(0), Duration::ZERO);
-                let oldest = log.start_lsn().max(Lsn(next.0 + 1));
-                say(&format!("events before {oldest} are deleted, {} of them unseen", oldest.0 - next.0));
-                oldest
+                let oldest = log.start_lsn();
+                if oldest > seen {
+                    say(&format!("events before {oldest} are deleted, {} of them unseen", oldest.0 - seen.0));
+                } else {
+                    // Topics of a cluster lose their oldest events each by itself, uncounted.
+                    say("events were deleted before they could be read");
+                }
+                oldest.max(seen)
             }
             replayed => replayed?,
         };
