@@ -426,19 +426,23 @@ fn nudge(options: &MembershipOptions, topic: &str, member: &BaseConsumer<Member>
 
 /// Leaves the group, as a member without a name does.
 ///
-/// One that has no partition while the group is handing out goes without a word (the library only says that it leaves
-/// when it has given something back, or when nothing is under way), and everybody would wait for its session to be
-/// over. So such a member stays until the group has settled, for a while at most.
+/// Closing a member says that it leaves only where it has something to give back (librdkafka 2.12,
+/// `rd_kafka_cgrp_revoke_all_rejoin`): of one that has nothing the group would wait for the end of its session. Such a
+/// member ends its subscription first, which says so too where no handing out is under way.
 fn leave(options: &MembershipOptions, ownership: &Ownership, member: BaseConsumer<Member>) {
     let begun = Instant::now();
+    let has_nothing = || locked(&ownership.assigned).is_empty();
     let has_settled = || {
         let settled = group::settled(&member, &options.group, &ownership.topic, LOOK_MAX);
         ownership.has_share.load(Ordering::Acquire) && matches!(settled, Ok(Some(_)))
     };
-    while locked(&ownership.assigned).is_empty() && !has_settled() && begun.elapsed() < LOOK_MAX {
+    while has_nothing() && !has_settled() && begun.elapsed() < LOOK_MAX {
         if let Some(Err(error)) = member.poll(WAIT) {
             tracing::debug!(%error, "member of the group of nodes that leaves");
         }
+    }
+    if has_nothing() {
+        member.unsubscribe();
     }
     drop(member);
 }
