@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kintsugi_chaos::FaultPlan;
@@ -93,9 +93,12 @@ fn every_goal_ends_and_the_same_seed_strikes_the_same_steps() {
 #[test]
 fn a_long_outage_of_a_tool_that_many_agents_need_is_waited_out() {
     let folder = tempfile::tempdir().unwrap();
-    let begun = Instant::now();
-    let behaviour: Behaviour =
-        Arc::new(move |_| if begun.elapsed() < OUTAGE { (503, "{}".to_owned()) } else { fine() });
+    // It begins with the first call, however long the node takes until then.
+    let begun = OnceLock::new();
+    let behaviour: Behaviour = Arc::new(move |_| {
+        let begun = begun.get_or_init(Instant::now);
+        if begun.elapsed() < OUTAGE { (503, "{}".to_owned()) } else { fine() }
+    });
     // Held calls share one timer for each tool: with one each they would multiply at every probe.
     let (audit, _) = run(folder.path(), behaviour, 48, 96, Wiring::default());
     assert!(audit.healed.contains_key("circuit_breaker"), "{:?}", audit.healed);

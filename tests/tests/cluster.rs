@@ -27,7 +27,7 @@ use kintsugi_events::{Goal, GoalStatus, Payload, Topic};
 use kintsugi_runtime::publish::goal_event;
 use kintsugi_tests::audit::Audit;
 use kintsugi_tests::counting_server::CountingServer;
-use kintsugi_tests::scripted_node::{goals, ledger, prepare};
+use kintsugi_tests::scripted_node::{goals, goals_from, ledger, prepare};
 use kintsugi_types::SystemClock;
 
 /// The longest that one storm may take after its last blow.
@@ -40,6 +40,12 @@ const AGENTS: u32 = 100;
 const IN_PROGRESS_MAX: usize = 32;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// So long a node that was killed or frozen keeps its lanes.
+const SESSION: Duration = Duration::from_secs(6);
+
+/// The same where nobody is killed: a node that a busy machine keeps from work for a while loses no lane by it.
+const LONG_SESSION: Duration = Duration::from_mins(1);
 
 /// What a storm does.
 struct Storm {
@@ -68,15 +74,16 @@ struct Scene {
     connection: Connection,
     server: CountingServer,
     agents: u32,
+    session: Duration,
     nodes: Vec<Child>,
 }
 
 impl Scene {
-    fn begin(storm: &Storm) -> Self {
-        Self::begin_with(storm, AGENTS)
+    fn begin(storm: &Storm, session: Duration) -> Self {
+        Self::begin_with(storm, AGENTS, session)
     }
 
-    fn begin_with(storm: &Storm, agents: u32) -> Self {
+    fn begin_with(storm: &Storm, agents: u32, session: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let broker = Broker::start().unwrap();
         let connection = Connection { prefix: "storm".into(), ..Connection::new(broker.bootstrap()) };
@@ -84,7 +91,7 @@ impl Scene {
         topics::create(&connection, &plan, PATIENCE).unwrap();
         let server = CountingServer::start(Arc::new(|_| (200, r#"{"charged":true}"#.to_owned()))).unwrap();
         prepare(folder.path(), &server.url()).unwrap();
-        let mut scene = Self { folder, broker, connection, server, agents, nodes: Vec::new() };
+        let mut scene = Self { folder, broker, connection, server, agents, session, nodes: Vec::new() };
         for number in 0..storm.nodes {
             let node = scene.spawn(number);
             scene.nodes.push(node);
@@ -100,6 +107,7 @@ impl Scene {
             .arg(data)
             .args(["--brokers", &self.connection.brokers, "--prefix", &self.connection.prefix])
             .args(["--member", &format!("node-{number}"), "--agents", &self.agents.to_string()])
+            .args(["--session-timeout-ms", &self.session.as_millis().to_string()])
             .stdin(Stdio::piped())
             .stderr(
                 std::fs::File::options()
@@ -112,8 +120,10 @@ impl Scene {
             .unwrap()
     }
 
-    fn publish(&self, count: usize) {
-        self.publish_these(&goals(count).unwrap());
+    /// Publishes portion `number`, from 0, of so many that share `goals` goals.
+    fn publish_portion(&self, goals: usize, portions: usize, number: usize) {
+        let (first, next) = (goals * number / portions, goals * (number + 1) / portions);
+        self.publish_these(&goals_from(first + 1, next - first).unwrap());
     }
 
     fn publish_these(&self, goals: &[Goal]) {
@@ -190,6 +200,12 @@ fn follow_results(reader: &ReadOnly, wanted: usize, during: &mut dyn FnMut(usize
     results
 }
 
+/// Whether half of the portion that has so many before it has ended, so that the next one is due: there is work all the
+/// time, and the run is not over before the last portion has come.
+fn is_due(results: usize, goals: usize, portions: usize, before: usize) -> bool {
+    results * 2 * portions >= goals * (2 * before + 1)
+}
+
 /// Every promise, checked by reading the topics once more: with our own code, and with a client that shares none of it.
 fn check_twice(scene: &Scene, goals: usize, blows: usize) -> BTreeMap<&'static str, usize> {
     let ended = check(scene, goals, blows);
@@ -236,11 +252,13 @@ fn check(scene: &Scene, goals: usize, blows: usize) -> BTreeMap<&'static str, us
 }
 
 fn storm(storm: &Storm) {
-    let mut scene = Scene::begin(storm);
-    scene.publish(storm.goals);
+    let mut scene = Scene::begin(storm, SESSION);
+    let blows = storm.node_kills + storm.broker_kills + storm.freezes;
+    // One more with each blow: however quick the nodes are, each falls into work.
+    let portions = blows + 1;
+    scene.publish_portion(storm.goals, portions, 0);
     let reader = ReadOnly::open(scene.connection.clone(), PATIENCE).unwrap();
     let mut chance = Chance(storm.seed);
-    let blows = storm.node_kills + storm.broker_kills + storm.freezes;
     let mut struck = 0;
     let mut frozen: Option<(usize, Instant)> = None;
     let begun = Instant::now();
@@ -252,20 +270,21 @@ fn storm(storm: &Storm) {
             scene.signal(number, "-CONT");
             frozen = None;
         }
-        // Blows are spread over the goals, so that each falls into work.
-        if struck < blows && results * (blows + 1) >= storm.goals * (struck + 1) {
+        if struck < blows && is_due(results, storm.goals, portions, struck) {
             let number = chance.below(storm.nodes);
-            let is_spared = frozen.is_some_and(|(frozen, _)| frozen == number);
-            if struck < storm.freezes {
+            let kills_node = struck >= storm.freezes + storm.broker_kills;
+            if kills_node && frozen.is_some_and(|(frozen, _)| frozen == number) {
+                return;
+            }
+            scene.publish_portion(storm.goals, portions, struck + 1);
+            if kills_node {
+                scene.kill(number);
+            } else if struck < storm.freezes {
                 scene.signal(number, "-STOP");
                 frozen = Some((number, Instant::now()));
-            } else if struck < storm.freezes + storm.broker_kills {
+            } else {
                 scene.broker.kill().unwrap();
                 scene.broker.restart().unwrap();
-            } else if !is_spared {
-                scene.kill(number);
-            } else {
-                return;
             }
             struck += 1;
         }
@@ -275,9 +294,10 @@ fn storm(storm: &Storm) {
     if let Some((number, _)) = frozen {
         scene.signal(number, "-CONT");
     }
+    // What is read twice has to stay the same meanwhile.
+    leave_in_order(&mut scene);
     let ended = check_twice(&scene, storm.goals, blows);
     eprintln!("{} goals, {blows} blows, {took:?}: {ended:?}", storm.goals);
-    leave_in_order(&mut scene);
 }
 
 /// Closes each node's stdin and waits for its end.
@@ -321,12 +341,14 @@ fn three_nodes_survive_a_storm() {
 fn nodes_that_are_replaced_in_order_lose_no_call() {
     let shape =
         Storm { partitions: 4, nodes: 2, goals: 200, node_kills: 0, broker_kills: 0, freezes: 0, seed: 1 };
-    let mut scene = Scene::begin(&shape);
-    scene.publish(shape.goals);
+    let mut scene = Scene::begin(&shape, LONG_SESSION);
+    let portions = shape.nodes + 1;
+    scene.publish_portion(shape.goals, portions, 0);
     let reader = ReadOnly::open(scene.connection.clone(), PATIENCE).unwrap();
     let mut replaced = 0;
     follow_results(&reader, shape.goals, &mut |results| {
-        if replaced < shape.nodes && results * 3 >= shape.goals * (replaced + 1) {
+        if replaced < shape.nodes && is_due(results, shape.goals, portions, replaced) {
+            scene.publish_portion(shape.goals, portions, replaced + 1);
             drop(scene.nodes[replaced].stdin.take());
             assert!(scene.nodes[replaced].wait().unwrap().success());
             scene.nodes[replaced] = scene.spawn(replaced);
@@ -343,7 +365,7 @@ fn nodes_that_are_replaced_in_order_lose_no_call() {
 fn goals_come_to_their_lane_wherever_they_were_published() {
     let shape =
         Storm { partitions: 4, nodes: 1, goals: 40, node_kills: 0, broker_kills: 0, freezes: 0, seed: 1 };
-    let mut scene = Scene::begin(&shape);
+    let mut scene = Scene::begin(&shape, LONG_SESSION);
     let publisher = Publisher::open(scene.connection.clone(), PATIENCE).unwrap();
     // Twice each, on two partitions: one copy at least has to be sent on, and is then known.
     for round in 0..2 {

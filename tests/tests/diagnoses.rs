@@ -248,7 +248,9 @@ fn a_model_that_is_slow_is_waited_for_until_the_deadline() {
     });
     let node = Node::start(node).unwrap();
     let _open = OpenOnDrop(gate);
-    clinic.find(&[slow_call(1, "charge").unwrap()]);
+    // Found in the future it has not waited yet, however long it takes until it is looked at.
+    let found_at = SystemClock.now() + PATIENCE;
+    diagnosing::append(clinic.log.as_ref(), &[slow_call(1, "charge").unwrap()], found_at).unwrap();
     falls_back(&clinic, &node, "deadline", "the model was asked and did not answer within");
 }
 

@@ -28,7 +28,7 @@ const KEPT_BYTES: u64 = 128 << 10;
 const BYTES_MAX: u64 = 1 << 20;
 
 /// How long what was written is kept in a storm, so that whoever follows from outside misses nothing.
-const KEPT_MS: u64 = 400;
+const KEPT_MS: u64 = 2_000;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
 import unittest
 import uuid
@@ -153,10 +155,40 @@ class Recoveries(unittest.TestCase):
         self.assertEqual(shown.stdout.count("ce_type=dev.kintsugi.recovery."), 3, shown)
 
 
-class Diagnoser(unittest.TestCase):
-    def start(self, instance: str) -> subprocess.Popen:
+class Running:
+    """A diagnoser, and what it says."""
+
+    def __init__(self, instance: str):
         command = [sys.executable, DIAGNOSER / "diagnoser.py", "--instance", instance, "--session-timeout-ms", "6000"]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.said = queue.Queue()
+        # All the time: a pipe that nobody empties would stop it.
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self) -> None:
+        with self.process.stderr as lines:
+            for line in lines:
+                self.said.put(line)
+        self.said.put(None)
+
+    def wait_to_say(self, words: str) -> None:
+        heard = []
+        while True:
+            line = self.said.get(timeout=120)
+            assert line is not None, f"it ended and only said {heard}"
+            heard.append(line)
+            if words in line:
+                return
+
+
+class Diagnoser(unittest.TestCase):
+    def start(self, instance: str) -> Running:
+        """Starts one, and returns when it diagnoses: before that a signal ends it in no order."""
+        running = Running(instance)
+        # Where the test fails; one that has ended is left alone.
+        self.addCleanup(running.process.kill)
+        running.wait_to_say("diagnosing as")
+        return running
 
     def test_every_anomaly_gets_one_diagnosis_whoever_is_killed(self):
         kinds = [kind["const"] for kind in json.loads((ROOT / "schemas/anomaly.schema.json").read_text())["$defs"]["AnomalyKind"]["oneOf"]]
@@ -175,18 +207,18 @@ class Diagnoser(unittest.TestCase):
         producer.produce(f"{PREFIX}.anomalies", b"\xff no anomaly", "support-1")
         producer.flush()
         running = [self.start("one"), self.start("two")]
-        try:
-            for _ in range(3):
-                self.wait_for(len(sent) // 3)
-                running[0].kill()
-                running[0].wait()
-                anomalies(200)
-                running[0] = self.start("one")
-            self.wait_for(len(sent))
-        finally:
-            for process in running:
-                process.terminate()
-        self.assertEqual([process.wait(60) for process in running], [0, 0])
+        # Who is killed has begun to work.
+        running[0].wait_to_say("anomalies diagnosed")
+        for _ in range(3):
+            self.wait_for(len(sent) // 3)
+            running[0].process.kill()
+            running[0].process.wait()
+            anomalies(200)
+            running[0] = self.start("one")
+        self.wait_for(len(sent))
+        for diagnoser in running:
+            diagnoser.process.terminate()
+        self.assertEqual([diagnoser.process.wait(60) for diagnoser in running], [0, 0])
 
         diagnoses = everything("diagnoses")
         causes = [headers_of(message)["ce_causationid"] for message in diagnoses]

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::common::{example, kintsugi};
 
 /// Events of a run after which it is killed: some goals are under way, and most are to come.
-const EVENTS_BEFORE_KILL: u64 = 150;
+const EVENTS_BEFORE_KILL: u64 = 30;
 
 fn suite(folder: &Path, goals: usize, more: &[&str]) -> Command {
     let mut command = kintsugi(&["chaos"]);

@@ -190,8 +190,8 @@ fn a_run_with_faults_and_swapping_that_is_killed_over_and_over_comes_to_its_end(
 #[test]
 #[ignore = "long: run by `cargo xtask prove`"]
 fn fifty_kills_with_faults_and_swapping_lose_and_repeat_nothing() {
-    // 300 goals write some 6,500 events.
-    let kills = storm(ALL, &FAULTS_AND_SWAPPING, 120);
+    // 300 goals write some 6,500 events. Many more kills than are asked for, since each comes a little late.
+    let kills = storm(ALL, &FAULTS_AND_SWAPPING, 80);
     println!("{kills} kills");
     assert!(kills >= 50, "{kills} kills");
 }

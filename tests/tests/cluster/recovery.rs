@@ -10,7 +10,7 @@ use kintsugi_events::Topic;
 use kintsugi_tests::scripted_node::goals_from;
 use kintsugi_types::{AgentId, Timestamp};
 
-use super::{PATIENCE, Scene, Storm, check, follow_results};
+use super::{PATIENCE, SESSION, Scene, Storm, check, follow_results};
 
 const AGENTS: u32 = 10_000;
 
@@ -19,7 +19,7 @@ const PARTITIONS: u32 = 16;
 /// Goals that are under way when the node is killed, and as many that come then: each lane has some of them.
 const LATER: usize = 2_000;
 
-/// How long lanes may take to be somebody else's. The session is 6 s of it.
+/// How long lanes may take to be somebody else's, the session included.
 const RECOVERED_WITHIN: Duration = Duration::from_mins(1);
 
 /// When the node said `what` of each lane last.
@@ -44,7 +44,7 @@ fn ten_thousand_agents_go_on_elsewhere_when_their_node_is_killed() {
         freezes: 0,
         seed: 1,
     };
-    let mut scene = Scene::begin_with(&shape, AGENTS);
+    let mut scene = Scene::begin_with(&shape, AGENTS, SESSION);
     let reader = ReadOnly::open(scene.connection.clone(), PATIENCE).unwrap();
     // Each agent has a journal: who never did anything costs nothing to bring back.
     let mut goals = goals_from(1, AGENTS as usize).unwrap();

@@ -1,6 +1,7 @@
 //! A broker that dies, hangs or is away, each on a broker of the test's own.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,27 +40,60 @@ fn told(outcomes: &Outcomes) -> u64 {
     outcomes.lock().unwrap_or_else(PoisonError::into_inner).len() as u64
 }
 
-/// Queues `from..to`, each over two topics with a position, as room comes.
-fn append_range(log: &KafkaLog, from: u64, to: u64, outcomes: &Outcomes) {
-    for number in from..to {
-        let append = Append {
-            records: vec![bare(AGENTS, &number.to_string()), bare(GOALS, &number.to_string())],
-            positions: vec![stored("partition", GOALS, number + 1)],
-        };
-        loop {
-            let outcomes = Arc::clone(outcomes);
-            let on_commit = move |outcome: Result<kintsugi_eventlog::Committed, LogError>| {
-                let offset = outcome.map(|committed| committed.offsets.first().copied().unwrap_or(u64::MAX));
-                let outcome = (number, offset.map_err(|error| error.to_string()));
-                outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
-            };
-            match log.append(&append, Box::new(on_commit)) {
-                Ok(()) => break,
-                Err(LogError::Full { .. }) => log.wait_for_room(),
-                Err(other) => panic!("{other}"),
-            }
-        }
+/// Queues append `number`, over two topics with a position. Returns whether there was room.
+fn append(log: &KafkaLog, number: u64, outcomes: &Outcomes) -> bool {
+    let append = Append {
+        records: vec![bare(AGENTS, &number.to_string()), bare(GOALS, &number.to_string())],
+        positions: vec![stored("partition", GOALS, number + 1)],
+    };
+    let outcomes = Arc::clone(outcomes);
+    let on_commit = move |outcome: Result<kintsugi_eventlog::Committed, LogError>| {
+        let offset = outcome.map(|committed| committed.offsets.first().copied().unwrap_or(u64::MAX));
+        let outcome = (number, offset.map_err(|error| error.to_string()));
+        outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+    };
+    match log.append(&append, Box::new(on_commit)) {
+        Ok(()) => true,
+        Err(LogError::Full { .. }) => false,
+        Err(other) => panic!("{other}"),
     }
+}
+
+/// Says that it is enough, also where a test fails: whoever appends would else go on for ever, and be waited for.
+struct EnoughOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for EnoughOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Appends from 0 on, and strikes three times, each time when so many more appends are committed: however quick the
+/// machine is, each blow falls into work. Returns how many were appended.
+fn strike_at_work(log: &KafkaLog, outcomes: &Outcomes, every: u64, mut strike: impl FnMut()) -> u64 {
+    let is_enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let appender = scope.spawn(|| {
+            let mut count = 0;
+            while !is_enough.load(Ordering::Relaxed) {
+                if append(log, count, outcomes) {
+                    count += 1;
+                } else {
+                    // Not until there is room: a test that fails while nothing is taken is to end too.
+                    thread::park_timeout(Duration::from_millis(1));
+                }
+            }
+            count
+        });
+        let enough = EnoughOnDrop(&is_enough);
+        for _ in 0..3 {
+            let before = told(outcomes);
+            wait_until("appends are committed", || told(outcomes) >= before + every);
+            strike();
+        }
+        drop(enough);
+        appender.join().expect("appended")
+    })
 }
 
 /// Everything was acknowledged once, is there once, in order, at the offset that was told.
@@ -88,50 +122,41 @@ fn assert_exactly_once(log: &KafkaLog, outcomes: &Outcomes, count: u64) {
 
 #[test]
 fn a_broker_that_is_killed_again_and_again_costs_nothing_but_time() {
-    const COUNT: u64 = 6_000;
     let mut broker = broker();
     let topics = Topics::at(&broker.bootstrap(), 1);
     let log = topics.open([0]);
     let outcomes = Outcomes::default();
-    thread::scope(|scope| {
-        scope.spawn(|| append_range(&log, 0, COUNT, &outcomes));
-        for round in 1..=3 {
-            // In the middle of the work, not at a time.
-            wait_until("appends are committed", || told(&outcomes) >= round * COUNT / 5);
-            broker.kill().expect("killed");
-            broker.restart().expect("back");
-        }
+    let count = strike_at_work(&log, &outcomes, 1_200, || {
+        broker.kill().expect("killed");
+        broker.restart().expect("back");
     });
     log.flush().expect("durable");
-    assert_exactly_once(&log, &outcomes, COUNT);
+    assert_exactly_once(&log, &outcomes, count);
     log.close().expect("closed");
     let again = topics.open([0]);
-    assert_exactly_once(&again, &outcomes, COUNT);
+    assert_exactly_once(&again, &outcomes, count);
 }
 
 #[test]
 fn a_broker_that_hangs_leaves_no_transaction_of_unknown_outcome() {
-    const COUNT: u64 = 4_000;
     let broker = broker();
     let topics = Topics::at(&broker.bootstrap(), 1);
     let mut options = topics.options([0]);
     // Many transactions, so that it hangs in every part of one.
     options.group_records_max = 20;
+    // What waits at the end is to be written too.
+    options.queue_appends_max = 400;
     options.transaction_timeout = Duration::from_secs(2);
     let log = KafkaLog::open(options).expect("the lane opens");
     let outcomes = Outcomes::default();
-    thread::scope(|scope| {
-        scope.spawn(|| append_range(&log, 0, COUNT, &outcomes));
-        for round in 1..=3 {
-            wait_until("appends are committed", || told(&outcomes) >= round * COUNT / 5);
-            broker.freeze().expect("frozen");
-            wait_until("the lane notices", || is_away(&log));
-            broker.thaw().expect("thawed");
-            wait_until("the lane goes on", || !is_away(&log));
-        }
+    let count = strike_at_work(&log, &outcomes, 800, || {
+        broker.freeze().expect("frozen");
+        wait_until("the lane notices", || is_away(&log));
+        broker.thaw().expect("thawed");
+        wait_until("the lane goes on", || !is_away(&log));
     });
     log.flush().expect("durable");
-    assert_exactly_once(&log, &outcomes, COUNT);
+    assert_exactly_once(&log, &outcomes, count);
 }
 
 #[test]
@@ -184,7 +209,9 @@ fn closing_while_the_broker_is_away_ends_and_tells() {
     let log = KafkaLog::open(options).expect("the lane opens");
     broker.kill().expect("killed");
     let outcomes = Outcomes::default();
-    append_range(&log, 0, 3, &outcomes);
+    for number in 0..3 {
+        assert!(append(&log, number, &outcomes), "there is room");
+    }
     let closed = log.close();
     assert!(closed.is_err(), "what was queued is not durable");
     let outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -192,7 +219,8 @@ fn closing_while_the_broker_is_away_ends_and_tells() {
     assert!(outcomes.iter().all(|(_, outcome)| outcome.is_err()), "{outcomes:?}");
 }
 
-/// A commit that finds anything in flight takes 100 ms in the client library.
+/// A commit that finds anything in flight takes 100 ms in the client library. Where one does, all do: the quickest
+/// tells, however busy the machine is.
 #[test]
 fn a_commit_waits_for_nothing_but_the_broker() {
     let topics = Topics::new(1);
@@ -206,6 +234,6 @@ fn a_commit_waits_for_nothing_but_the_broker() {
         })
         .collect();
     times.sort_unstable();
-    assert!(times[20] < Duration::from_millis(80), "median {:?}", times[20]);
-    println!("commit of one record: p50 {:?}, p95 {:?}", times[20], times[38]);
+    println!("commit of one record: min {:?}, p50 {:?}, p95 {:?}", times[0], times[20], times[38]);
+    assert!(times[0] < Duration::from_millis(80), "the quickest takes {:?}", times[0]);
 }

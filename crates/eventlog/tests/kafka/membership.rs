@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use kintsugi_broker::Broker;
 use kintsugi_eventlog::kafka::{Change, Membership, MembershipOptions};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::support::{LONG, Topics};
 
@@ -79,16 +81,18 @@ const SESSION: Duration = Duration::from_secs(10);
 
 #[test]
 fn members_share_the_partitions_and_only_those_that_move_are_lost() {
+    // Far longer than members that wait for nothing need to share.
+    let session = LONG;
     let topics = Topics::new(4);
-    let mut first = Node::join(&topics, None, SESSION);
+    let mut first = Node::join(&topics, None, session);
     wait_for(&mut [&mut first], &[4]);
-    let mut second = Node::join(&topics, None, SESSION);
+    let mut second = Node::join(&topics, None, session);
     wait_for(&mut [&mut first, &mut second], &[2, 2]);
     assert!(first.owned.is_disjoint(&second.owned));
     assert_eq!(first.lost(), second.owned, "what stays is not interrupted");
     // A third takes one partition of one of the two.
     let (before_first, before_second) = (first.owned.clone(), second.owned.clone());
-    let mut third = Node::join(&topics, Some("third"), SESSION);
+    let mut third = Node::join(&topics, Some("third"), session);
     let begun = Instant::now();
     while third.owned.is_empty() || first.owned.len() + second.owned.len() + third.owned.len() < 4 {
         assert!(begun.elapsed() < LONG);
@@ -108,7 +112,7 @@ fn members_share_the_partitions_and_only_those_that_move_are_lost() {
     assert_eq!(first.membership.partitions(), given.iter().copied().collect::<Vec<_>>());
     first.membership.leave();
     wait_until_shared(&mut second, &mut third, 4);
-    assert!(begun.elapsed() < SESSION, "nobody waited for the session: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < session, "nobody waited for the session: {:?}", begun.elapsed());
     let all: BTreeSet<u32> = second.owned.union(&third.owned).copied().collect();
     assert_eq!(all, (0..4).collect());
     let told: Vec<Change> = first.told.try_iter().collect();
@@ -187,21 +191,41 @@ fn a_member_with_a_name_has_its_partitions_again_after_a_restart() {
     assert!(second.lost().is_empty() || second.lost() == had, "{:?}", second.changes);
 }
 
+/// Whether the group has members, and hands nothing out just now.
+fn has_settled(topics: &Topics, anybody: &BaseConsumer) -> bool {
+    let group = MembershipOptions::new(topics.connection.clone()).group;
+    let list = anybody.fetch_group_list(Some(&*group), Duration::from_secs(5));
+    list.is_ok_and(|list| {
+        list.groups().iter().any(|found| found.name() == &*group && found.state() == "Stable")
+    })
+}
+
 #[test]
 fn a_broker_that_is_away_longer_than_the_session_interrupts_no_lane() {
     let mut broker = Broker::start().unwrap_or_else(|error| panic!("{error}"));
-    let session = Duration::from_secs(2);
+    let session = Duration::from_secs(4);
+    // Time itself is what is waited for.
+    let longer = session * 3 / 2;
+    let anybody: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create().expect("a client");
     for member in [Some("node-1"), None] {
         let topics = Topics::at(&broker.bootstrap(), 4);
         let mut node = Node::join(&topics, member, session);
         wait_for(&mut [&mut node], &[4]);
         // Frozen it finds the session over when it goes on; killed it has forgotten how long it was away.
         broker.freeze().expect("frozen");
-        std::thread::sleep(session * 2);
+        std::thread::sleep(longer);
         broker.thaw().expect("thawed");
         broker.kill().expect("killed");
-        std::thread::sleep(session * 2);
+        std::thread::sleep(longer);
         broker.restart().expect("back");
+        // A broker that has just begun takes everybody for a member that was one: only who still is when a session has
+        // gone by is there again. One that is not would get its partitions back from the new member.
+        let begun = Instant::now();
+        while begun.elapsed() < longer || !has_settled(&topics, &anybody) {
+            assert!(begun.elapsed() < LONG, "the group does not settle");
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
         // It is a member again when it shares with a new one.
         let mut other = Node::join(&topics, None, SESSION);
         wait_for(&mut [&mut node, &mut other], &[2, 2]);

@@ -52,7 +52,8 @@ fn outage(name: &str, outage: Duration) {
     assert!(cluster.ask(&["topics", "create", "--partitions", "4"]).status.success());
     let node = cluster.up("node");
     wait_until_ready(&node);
-    let goals = example_goals(120);
+    // So many that the node still has work when the broker dies, however quick it is.
+    let goals = example_goals(300);
     let ids: Vec<String> = goals.iter().map(|goal| goal["id"].as_str().unwrap().to_owned()).collect();
     cluster.publish(&goals);
     node.wait_for(&ids[..1]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -38,6 +38,20 @@ fn metric(node: &Node, name: &str) -> u64 {
     value.split('.').next().unwrap().parse().unwrap()
 }
 
+/// Waits until no goal is open and nothing was written for a while: what the node tells then stays so.
+fn wait_until_quiet(node: &Node) {
+    const LOOKS: usize = 20;
+    let begun = Instant::now();
+    let (mut end, mut unchanged) = (0, 0);
+    while unchanged < LOOKS {
+        assert!(begun.elapsed() < PATIENCE, "the node goes on writing");
+        std::thread::park_timeout(Duration::from_millis(50));
+        let before = std::mem::replace(&mut end, metric(node, "kintsugi_log_end_lsn"));
+        let is_quiet = end == before && metric(node, "kintsugi_goals_open") == 0;
+        unchanged = if is_quiet { unchanged + 1 } else { 0 };
+    }
+}
+
 #[test]
 fn a_node_that_keeps_little_of_its_log_knows_its_agents_and_says_what_is_deleted() {
     let folder = tempfile::tempdir().unwrap();
@@ -47,8 +61,9 @@ fn a_node_that_keeps_little_of_its_log_knows_its_agents_and_says_what_is_deleted
     let begun = Instant::now();
     while metric(&node, "kintsugi_log_start_lsn") == 0 {
         assert!(begun.elapsed() < PATIENCE, "nothing is deleted");
-        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        std::thread::park_timeout(Duration::from_millis(50));
     }
+    wait_until_quiet(&node);
     let before = agents(&node);
     assert!(!before.is_empty());
     node.get_with("/v1/events", &[("last-event-id", "0")]).is_problem(410, None);
