@@ -1,7 +1,8 @@
 //! The log that a node works on, whichever it is.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kintsugi_eventlog::embedded::{LogSize, Options};
@@ -59,9 +60,10 @@ impl Backbone {
                 Ok(Self::Embedded(Arc::new(log)))
             }
             LogChoice::Kafka(brokers) => {
-                let lock = lock(&folder.path)?;
                 let id = folder.manifest.run.to_string();
+                // Before anything is written: a start that is refused leaves no folder behind.
                 let cluster = Cluster::open(brokers, &resolved.settings, dir, Some(&id))?;
+                let lock = lock(&folder.path)?;
                 Ok(Self::Kafka { cluster: Box::new(cluster), _lock: lock })
             }
         }
@@ -94,15 +96,29 @@ impl Backbone {
 
 /// Keeps other processes out of `folder` for as long as the file is open.
 pub(crate) fn lock(folder: &Path) -> Result<File, Failure> {
-    let path = folder.join("lock");
+    let path = lock_file(folder);
     let what = || format!("lock {}", path.display());
-    let file = File::options().create(true).append(true).open(&path).outside(what)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Failure::outside(format_args!(
+    let busy = || {
+        Failure::outside(format_args!(
             "{} is in use by another process: stop it, or name another folder with --data-dir",
             folder.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(error).outside(what),
+        ))
+    };
+    let file = File::options().create(true).append(true).open(&path).outside(what)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(busy()),
+        Err(TryLockError::Error(error)) => return Err(error).outside(what),
     }
+    // A start that was refused may have taken the file away between the two: it locks nothing then.
+    let (opened, there) = (file.metadata().outside(what)?, std::fs::metadata(&path));
+    if !there.is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())) {
+        return Err(busy());
+    }
+    Ok(file)
+}
+
+/// The file whose lock keeps other processes out of `folder`.
+pub(crate) fn lock_file(folder: &Path) -> PathBuf {
+    folder.join("lock")
 }

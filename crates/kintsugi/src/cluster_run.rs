@@ -29,18 +29,19 @@ use crate::view::RunView;
 pub(crate) fn run(brokers: &Arc<str>, mut prepared: Prepared<'_>) -> Result<(), Failure> {
     let (arguments, settings) = (prepared.arguments, prepared.resolved.settings.clone());
     let signals = Signals::listen()?;
-    // Keeps every other process out of the folder from here on.
-    let _lock = backbone::lock(&prepared.folder.path)?;
+    // Before the run is begun: what is refused here leaves no folder behind.
+    let goals = own_goals(&prepared.goals, prepared.folder.manifest.run)?;
     // Without a name: it comes and goes, and its lanes are others' as soon as it has left.
     let cluster = Cluster::open(brokers, &settings, &arguments.dir, None)?;
+    // Keeps every other process out of the folder from here on.
+    let _lock = backbone::lock(&prepared.folder.path)?;
     let reader = cluster.reader().clone();
     if !prepared.folder.is_resumed {
         let prefix = settings.kafka.prefix.clone();
         prepared.folder.manifest.cluster = Some(OnCluster { prefix, from: reader.end_lsn() });
     }
-    let Begun { mut example, goals, backends, folder } = prepared.begin()?;
+    let Begun { mut example, backends, folder, .. } = prepared.begin()?;
     let from = folder.manifest.cluster.as_ref().map(|cluster| cluster.from).unwrap_or_default();
-    let goals = own_goals(&goals, folder.manifest.run)?;
     let begun = Instant::now();
     let (live, follower) = Live::follow_with(reader.clone(), RunView::of_run(&goals), from)?;
     // Agents are the cluster's, which has one tenant.

@@ -16,7 +16,7 @@ use crate::kinds::{self, Kinds};
 use crate::model::Probe;
 use crate::policies::PolicyFolder;
 use crate::roster::Roster;
-use crate::settings::{HttpSettings, LogSettings, Settings};
+use crate::settings::Settings;
 
 /// An example, read.
 pub(crate) struct Example {
@@ -140,11 +140,7 @@ pub(crate) fn load(
     if let Some(wanted) = agents {
         share_out(&mut population, wanted)?;
     }
-    // Where a node listens and how long its log is kept is no part of what its agents are.
-    let (http, log) = (HttpSettings::default(), LogSettings::default());
-    let settings_text =
-        toml::to_string(&Settings { http, log, ..settings.clone() }).map_err(Failure::usage)?;
-    hasher.update(settings_text.as_bytes());
+    hasher.update(settings.hashed_text().map_err(Failure::usage)?.as_bytes());
     hasher.update(format!("{population:?}").as_bytes());
     let policies = PolicyFolder::open(dir.join("policies"))?;
     let config_hash = hasher.finalize().to_hex().to_string();

@@ -158,7 +158,11 @@ impl Feeding {
         let records = records.collect::<Result<Vec<_>, PublishError>>()?;
         // Some may be there after an error.
         self.is_unsure = true;
-        publisher.publish(&records)?;
+        if let Err(failure) = publisher.publish(&records) {
+            // One that cannot publish any more never can again, and does not say so: the next try has another.
+            self.publisher = None;
+            return Err(failure.into());
+        }
         self.is_unsure = false;
         self.goals.drain(..records.len());
         Ok(())

@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<(), Failure> {
 pub(crate) struct Prepared<'a> {
     pub(crate) arguments: &'a RunArguments,
     pub(crate) resolved: Resolved,
-    goals: GoalsFile,
+    pub(crate) goals: GoalsFile,
     backends: Backends,
     probe: Probe,
     pub(crate) folder: RunFolder,

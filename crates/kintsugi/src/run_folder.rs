@@ -1,5 +1,6 @@
 //! Where a run lives, and how an unfinished one is found again.
 
+use std::fs::{remove_dir_all, remove_file};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use kintsugi_eventlog::Lsn;
 use kintsugi_types::{Clock, RunId, SystemClock, SystemIds, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::backbone;
 use crate::failure::{Explain, Failure};
 use crate::roster::Roster;
 
@@ -72,7 +74,7 @@ struct Traces {
     folders: Vec<PathBuf>,
     /// What the start makes in the run's folder, as far as it was not there.
     content: Vec<PathBuf>,
-    /// Whether the log's lock is held: without it the content may be another process's.
+    /// Whether the lock of the log or of the folder is held: without it the content may be another process's.
     is_locked: bool,
 }
 
@@ -81,7 +83,7 @@ impl Drop for Traces {
         // What cannot be taken away stays: the refusal is what has to be told.
         if self.is_locked {
             for path in &self.content {
-                let _ = std::fs::remove_dir_all(path);
+                let _ = if path.is_dir() { remove_dir_all(path) } else { remove_file(path) };
             }
         }
         for folder in self.folders.iter().rev() {
@@ -270,7 +272,8 @@ fn create(mut folder: RunFolder) -> Result<RunFolder, Failure> {
         .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
         .map(Path::to_owned)
         .collect();
-    let content = [RunFolder::log(&folder.path), folder.files(), folder.store()];
+    let content =
+        [RunFolder::log(&folder.path), folder.files(), folder.store(), backbone::lock_file(&folder.path)];
     folder.traces.content = content.into_iter().filter(|path| !path.exists()).collect();
     folder.traces.folders = missing.into_iter().rev().collect();
     std::fs::create_dir_all(&folder.path).map_err(|error| {

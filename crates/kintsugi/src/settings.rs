@@ -1,5 +1,6 @@
 //! The settings of a node, and which values no node can run with.
 
+mod hashed;
 mod smaller;
 
 use std::fmt;

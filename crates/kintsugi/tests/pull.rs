@@ -84,6 +84,16 @@ fn a_model_comes_over_a_lost_connection_and_is_found_by_its_name() {
 }
 
 #[test]
+fn a_model_of_which_nobody_says_how_long_it_is_comes_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(model());
+    hub.leave_length_out();
+    let told = pulled(&pull(folder.path(), &hub, FILE, &[]).output().unwrap());
+    assert_eq!(told["is_verified"], true);
+    assert_eq!(std::fs::read(folder.path().join("kintsugi/models/nano.gguf")).unwrap(), model());
+}
+
+#[test]
 fn a_pull_that_is_killed_leaves_no_model_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(model());

@@ -173,6 +173,11 @@ impl Node {
         self.context.scheduler_stats()
     }
 
+    /// What the main model's scheduler and engine are at by themselves.
+    pub fn main_stats(&self) -> SchedulerStats {
+        self.context.scheduler.stats()
+    }
+
     /// What the smaller model's scheduler and engine are at, by its name, where there is one.
     pub fn smaller_stats(&self) -> Option<(ModelName, SchedulerStats)> {
         self.context.smaller.as_ref().map(|smaller| (smaller.name.clone(), smaller.scheduler.stats()))

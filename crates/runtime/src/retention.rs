@@ -4,6 +4,8 @@
 //! more, so before the part of the log that holds its snapshot goes, the snapshot is written again at the end. What
 //! stays is then enough to rebuild a lost cache. The ids of goals whose acceptance is gone are forgotten there too.
 
+mod goals;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -11,11 +13,12 @@ use std::time::Duration;
 use kintsugi_agent::{AgentState, STATE_VERSION};
 use kintsugi_eventlog::{Append, LogError, Lsn, NewRecord, Record, Retained, Retention, TopicPartition};
 use kintsugi_events::{Envelope, Event, Payload, Snapshot, Subject, Topic};
-use kintsugi_types::{AgentId, ByteCount, GoalId, SystemIds};
+use kintsugi_types::{AgentId, ByteCount, SystemIds};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tracing::{debug, info};
 
+use self::goals::OpenGoals;
 use crate::lane_context::LaneContext;
 use crate::partition::GATES_STATE;
 use crate::restore::STAGE_PREFIX;
@@ -58,6 +61,14 @@ pub enum RetainError {
     Snapshot {
         /// Whose.
         of: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// An event by which an agent took a goal cannot be read.
+    #[error("accepted goal at {lsn}: {source}")]
+    Goal {
+        /// Where.
+        lsn: Lsn,
         /// What is wrong.
         source: serde_json::Error,
     },
@@ -140,14 +151,6 @@ struct StageSnapshot {
     bytes: u64,
 }
 
-/// A goal without a result.
-#[derive(Debug)]
-struct Published {
-    lsn: Lsn,
-    offset: u64,
-    is_accepted: bool,
-}
-
 /// What of a log is needed, as far as it was read. It reads nothing before something could go.
 #[derive(Debug, Default)]
 pub(crate) struct Needs {
@@ -155,11 +158,23 @@ pub(crate) struct Needs {
     agents: HashMap<String, Journal>,
     /// The newest snapshot of each stage.
     stages: BTreeMap<String, StageSnapshot>,
-    goals: HashMap<GoalId, Published>,
+    goals: OpenGoals,
+    /// The agent that was in the way the last time that one was.
+    pinning: Option<String>,
 }
 
 impl Needs {
     /// Deletes what nobody needs of what `keep` lets go.
+    ///
+    /// Each bound is dearer to find than the one before it, and is looked for only where that one leaves something:
+    ///
+    /// - `wanted`: age and amount, which the settings give, and what consumers have read. The log has it in memory.
+    /// - `floor`: the cache's mark, the place of the view, the goals without a result. For these the log is read on.
+    /// - `low_water`: what the stages need too, whose newest snapshots are read. They are asked for newer ones where
+    ///   they alone are in the way, so everybody but the agents comes before them.
+    /// - `reachable`: the whole files below that, where they are worth what is written again for the agents. The sizes
+    ///   are known, so nothing is unpacked for what is too dear.
+    /// - `planned`: what the agents need whose states in the cache do not cover it. Each state is unpacked: last.
     pub(crate) fn let_go(&mut self, lane: &LaneContext, keep: &Keep) -> Result<Retained, RetainError> {
         let log = lane.core.log.as_ref();
         let (age_min, bytes_min) = (keep.age_min, keep.bytes_min.bytes());
@@ -174,20 +189,18 @@ impl Needs {
         // Of what was not read yet nobody knows who needs it.
         let floor = self.floor(lane)?.min(keep.from).min(self.next);
         let low_water = floor.min(self.stages_floor(lane, &log.retainable(&below(floor)))?);
-        let reachable = log.retainable(&below(low_water)).start_lsn;
-        let pinned = self.pinned(lane, reachable)?;
-        let planned = log.retainable(&below(low_water.min(pinned)));
-        debug!(start = start.0, wanted = wanted.0, low_water = low_water.0, pinned = pinned.0, "retention");
-        if planned.start_lsn <= start {
-            return Ok(nothing);
-        }
-        let renewals = self.agents.iter().filter(|(_, journal)| journal.oldest() < planned.start_lsn);
-        let (agents, bytes): (Vec<String>, Vec<u64>) = renewals
-            .map(|(agent, journal)| (agent.clone(), journal.snapshot.map_or(0, |snapshot| snapshot.bytes)))
-            .unzip();
-        if bytes.iter().sum::<u64>().saturating_mul(GAIN_MIN) > planned.bytes_deleted {
-            return Ok(nothing);
-        }
+        let reachable = log.retainable(&below(low_water));
+        let planned = self.planned(lane, reachable, |pin| log.retainable(&below(low_water.min(pin))))?;
+        debug!(
+            start = start.0,
+            wanted = wanted.0,
+            low_water = low_water.0,
+            reachable = reachable.start_lsn.0,
+            planned = planned.map(|planned| planned.start_lsn.0),
+            "retention"
+        );
+        let Some(planned) = planned else { return Ok(nothing) };
+        let agents: Vec<String> = self.renewed(planned.start_lsn).map(|(agent, _)| agent.clone()).collect();
         if !renew(lane, &agents)? {
             return Ok(nothing);
         }
@@ -225,22 +238,19 @@ impl Needs {
             return Err(failure);
         }
         self.next = next;
-        // What was settled and no agent has was refused, or was there before.
-        self.goals.retain(|_, goal| goal.is_accepted || goal.offset >= settled);
+        self.goals.settle(settled);
         Ok(())
     }
 
     fn take(&mut self, record: &Record) -> Result<(), RetainError> {
         let Some(envelope) = &record.envelope else { return Ok(()) };
         match (record.topic, &envelope.goal) {
-            (Topic::Goals, Some(goal)) => {
-                let published = Published { lsn: record.lsn, offset: record.offset, is_accepted: false };
-                self.goals.entry(goal.clone()).or_insert(published);
-            }
-            (Topic::Results, Some(goal)) => _ = self.goals.remove(goal),
+            (Topic::Goals, Some(goal)) => self.goals.publish(goal, record),
+            (Topic::Results, Some(goal)) => self.goals.end(goal, &record.key),
             (Topic::Agents, goal) => {
-                if let Some(goal) = goal.as_ref().and_then(|goal| self.goals.get_mut(goal)) {
-                    goal.is_accepted = true;
+                if let Some(goal) = goal {
+                    let taken = self.goals.take_journal(goal, record);
+                    taken.map_err(|source| RetainError::Goal { lsn: record.lsn, source })?;
                 }
                 let journal = self.agents.entry(record.key.clone()).or_default();
                 journal.take_event(envelope.sequence.unwrap_or(0), record.lsn);
@@ -265,7 +275,7 @@ impl Needs {
     /// The oldest place that the cache or an open goal needs.
     fn floor(&self, lane: &LaneContext) -> Result<Lsn, StoreError> {
         let mark = lane.core.store.replay_from()?;
-        Ok(self.goals.values().map(|goal| goal.lsn).fold(mark, Lsn::min))
+        Ok(self.goals.oldest().map_or(mark, |goal| goal.min(mark)))
     }
 
     /// The oldest place that a stage needs. Where they alone are in the way of `without`, and it is worth while, they
@@ -290,16 +300,49 @@ impl Needs {
         Ok(low)
     }
 
-    /// The oldest place that an agent needs whose state in the cache does not cover what lies below `cut`.
-    fn pinned(&self, lane: &LaneContext, cut: Lsn) -> Result<Lsn, RetainError> {
-        let mut pinned = Lsn(u64::MAX);
-        for (agent, journal) in self.agents.iter().filter(|(_, journal)| journal.oldest() < cut) {
+    /// What of `reachable` goes, where that is worth while: nothing that an agent needs whose state in the cache does not
+    /// cover it. `below` tells what is left of `reachable` below the place that such a one needs.
+    fn planned(
+        &mut self,
+        lane: &LaneContext,
+        reachable: Retained,
+        below: impl Fn(Lsn) -> Retained,
+    ) -> Result<Option<Retained>, RetainError> {
+        let mut planned = reachable;
+        if !self.is_worth(&planned) {
+            return Ok(None);
+        }
+        // Who was in the way the last time comes first: while it still is, no other state is unpacked.
+        let pinning = self.pinning.take();
+        let first = pinning.as_ref().and_then(|agent| self.agents.get_key_value(agent));
+        for (agent, journal) in first.into_iter().chain(&self.agents) {
+            if journal.oldest() >= planned.start_lsn {
+                continue;
+            }
             let state = state_of(lane, agent)?;
-            if !state.is_some_and(|(sequence, _)| journal.is_covered_by(sequence, cut)) {
-                pinned = pinned.min(journal.oldest());
+            // What is covered where more goes is covered where less does.
+            if state.is_some_and(|(sequence, _)| journal.is_covered_by(sequence, planned.start_lsn)) {
+                continue;
+            }
+            self.pinning = Some(agent.clone());
+            planned = below(journal.oldest());
+            if !self.is_worth(&planned) {
+                return Ok(None);
             }
         }
-        Ok(pinned)
+        Ok(Some(planned))
+    }
+
+    /// Whether anything is `planned` to go, and it is worth what is written again for it.
+    fn is_worth(&self, planned: &Retained) -> bool {
+        let snapshots = self.renewed(planned.start_lsn).filter_map(|(_, journal)| journal.snapshot);
+        let renewed: u64 = snapshots.map(|snapshot| snapshot.bytes).sum();
+        planned.segments_deleted > 0 && renewed.saturating_mul(GAIN_MIN) <= planned.bytes_deleted
+    }
+
+    /// The agents whose states are written again before what lies below `cut` goes.
+    fn renewed(&self, cut: Lsn) -> impl Iterator<Item = (&String, &Journal)> {
+        self.agents.iter().filter(move |(_, journal)| journal.oldest() < cut)
     }
 }
 
@@ -373,6 +416,20 @@ mod tests {
 
     const fn snapshot(sequence: u64, lsn: u64) -> Snapshotted {
         Snapshotted { sequence, lsn: Lsn(lsn), bytes: 100 }
+    }
+
+    #[test]
+    fn what_goes_has_to_be_worth_what_is_written_again_for_it() {
+        let mut needs = Needs::default();
+        for (agent, lsn) in [("a", 10), ("b", 20), ("c", 30)] {
+            needs.agents.entry(agent.to_owned()).or_default().take_snapshot(snapshot(1, lsn));
+        }
+        let gone =
+            |start, bytes| Retained { segments_deleted: 1, bytes_deleted: bytes, start_lsn: Lsn(start) };
+        assert!(needs.is_worth(&gone(10, 1)), "nobody needs any of it");
+        assert!(!needs.is_worth(&gone(11, 199)) && needs.is_worth(&gone(11, 200)));
+        assert!(!needs.is_worth(&gone(40, 599)) && needs.is_worth(&gone(40, 600)));
+        assert!(!needs.is_worth(&Retained { start_lsn: Lsn(10), ..Retained::default() }), "nothing goes");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use kintsugi_types::{GoalId, TenantId};
 use rdkafka::Message;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
 
+use super::ledger::is_lane_name;
 use crate::log::Lsn;
 use crate::record::{NewRecord, Record};
 
@@ -48,7 +49,8 @@ pub(super) struct Place<L> {
 impl<'a> Place<&'a str> {
     fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.splitn(3, '/');
-        let lane = parts.next()?;
+        // What no lane can be called no lane wrote.
+        let lane = parts.next().filter(|lane| is_lane_name(lane))?;
         let epoch = parts.next()?.parse().ok()?;
         Some(Self { lane, epoch, lsn: Lsn(parts.next()?.parse().ok()?) })
     }
@@ -218,7 +220,7 @@ mod tests {
         let written = headers.get(0).value.map(|value| String::from_utf8_lossy(value).into_owned());
         assert_eq!(written.as_deref(), Some("3/7/15"));
         assert_eq!(Place::parse("3/7/15"), Some(place));
-        for other in ["", "3", "3/7", "3/x/15", "3/7/15/9", "/7/"] {
+        for other in ["", "3", "3/7", "3/x/15", "3/7/15/9", "/7/", "/7/15", "made-up/7/15"] {
             assert_eq!(Place::parse(other), None, "{other:?}");
         }
     }

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, Told};
-use super::options::{Options, Predecessor};
+use super::options::{Options, Predecessor, STAGES};
 use crate::error::LogError;
 use crate::log::Position;
 use crate::record::TopicPartition;
@@ -58,6 +58,14 @@ pub(super) struct LaneName {
     pub(super) partitions: Arc<[u32]>,
     /// Name its producers: who takes the lane over fences whoever had it.
     pub(super) transactional_ids: [String; 2],
+}
+
+/// Whether a lane can have this name. What outsiders write bears any; of these there is an end.
+pub(super) fn is_lane_name(name: &str) -> bool {
+    let (stage, number) = name.rsplit_once('-').map_or((None, name), |(stage, number)| (Some(stage), number));
+    let is_canonical = number == "0" || !number.starts_with(['0', '+']);
+    // No cluster has as many partitions for each topic.
+    stage.is_none_or(|stage| STAGES.contains(&stage)) && is_canonical && number.parse::<u16>().is_ok()
 }
 
 impl LaneName {
@@ -254,6 +262,34 @@ mod tests {
     fn lane() -> (Connection, LaneName) {
         let options = Options::new(Connection::new("nowhere:9092"), [4, 2]);
         (options.connection.clone(), LaneName::new(&options))
+    }
+
+    #[test]
+    fn a_lane_is_known_by_its_name_and_what_outsiders_make_up_is_none() {
+        for name in ["0", "7", "1023", "65535", "monitor-0", "diagnose-12", "recover-3"] {
+            assert!(is_lane_name(name), "{name}");
+        }
+        let made_up = [
+            "",
+            "-",
+            "-1",
+            "+1",
+            "01",
+            "00",
+            "65536",
+            "1e3",
+            "lane",
+            "monitor",
+            "monitor-",
+            "monitor-01",
+            "other-1",
+            "monitor-monitor-1",
+            "Monitor-1",
+            " 1",
+        ];
+        for name in made_up {
+            assert!(!is_lane_name(name), "{name:?}");
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ use kintsugi_events::Topic;
 
 pub use self::connection::Connection;
 pub use self::membership::{Change, Membership, MembershipOptions};
-pub use self::options::{Options, Predecessor};
+pub use self::options::{Options, Predecessor, STAGES};
 pub use self::publisher::Publisher;
 pub use self::read_only::ReadOnly;
 pub use self::spent::Transactions;

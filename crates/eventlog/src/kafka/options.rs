@@ -9,6 +9,10 @@ use kintsugi_types::{ByteCount, Clock, SystemClock};
 
 use super::connection::Connection;
 
+/// The healing stages that may run by themselves. The name of a stage's lane begins with the stage's; of anything else
+/// it is known that no lane wrote it.
+pub const STAGES: [&str; 3] = ["monitor", "diagnose", "recover"];
+
 /// A consumer of the lane's that also works, or worked, elsewhere: a stage in a node and by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Predecessor {
@@ -85,8 +89,8 @@ impl Options {
         }
     }
 
-    /// The lane of `partitions` of a stage that runs by itself and reads `inputs`. It begins where the nodes came to
-    /// while they had the stage.
+    /// The lane of `partitions` of a stage that runs by itself and reads `inputs`; `stage` is one of [`STAGES`]. It
+    /// begins where the nodes came to while they had the stage.
     pub fn of_stage(
         connection: Connection,
         partitions: impl Into<Vec<u32>>,

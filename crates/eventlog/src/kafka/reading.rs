@@ -35,7 +35,8 @@ impl Reading<'_> {
 }
 
 /// The highest epoch of each lane that was seen in a partition. What an owner of the past wrote after it does not
-/// count. A partition has records of few lanes: its own, those of stages, and those that handed something over.
+/// count. A partition has records of few lanes: its own, those of stages, and those that handed something over. Whatever
+/// outsiders write, there are no more than names that a lane can have.
 #[derive(Debug, Default)]
 pub(super) struct Epochs(BTreeMap<Arc<str>, u64>);
 

@@ -73,3 +73,14 @@ impl StageCluster {
         Ok(Membership::join(options, on_change)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kintsugi_eventlog::kafka::STAGES;
+    use kintsugi_runtime::StageName;
+
+    #[test]
+    fn the_lanes_of_every_stage_are_known_by_their_names() {
+        assert_eq!(StageName::ALL.map(StageName::name), STAGES);
+    }
+}

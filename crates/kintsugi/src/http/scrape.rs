@@ -184,8 +184,10 @@ fn gather_scheduler(now: &mut Now, api: &Api) {
     now.gauge("kintsugi_leases_out", "Agents on the model", stats.leases_out as f64);
     now.gauge("kintsugi_leases_queued", "Agents that wait for the model", stats.queued as f64);
     if let Some((_, smaller)) = node.smaller_stats() {
-        let answers = [("main", stats.completions - smaller.completions), ("smaller", smaller.completions)]
-            .map(|(model, answers)| (model, answers as f64));
+        // Each its own count: the difference of two that were taken one after the other may go back.
+        let main = node.main_stats();
+        let answers =
+            [("main", main), ("smaller", smaller)].map(|(model, stats)| (model, stats.completions as f64));
         let help = "Answers of the main model and of the smaller one since the node started";
         now.labelled(("kintsugi_answers", help, MetricType::Counter), "model", answers);
     }

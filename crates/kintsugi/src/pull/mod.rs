@@ -32,6 +32,9 @@ const BYTES_MAX: u64 = 1 << 40;
 /// What stays free on the disk.
 const FREE_MIN: u64 = 64 << 20;
 
+/// After so many bytes it is looked at the disk again, where nobody says how many are to come.
+const LOOK_EVERY: u64 = 1 << 20;
+
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 256 << 10;
 
@@ -244,6 +247,7 @@ fn receive(answer: Answer, url: &Uri, part: &mut Part, progress: &Progress) -> R
         }
     }
     check_size(part, url, total)?;
+    let mut has_room_until = part.bytes() + LOOK_EVERY;
     progress.begin(part.bytes(), total);
     let mut buffer = vec![0; WRITE_BYTES];
     let mut head = Vec::new();
@@ -262,6 +266,10 @@ fn receive(answer: Answer, url: &Uri, part: &mut Part, progress: &Progress) -> R
                 part.begin(None)?;
                 return Err(no_model(url).into());
             }
+        }
+        if total.is_none() && part.bytes() + come.len() as u64 > has_room_until {
+            check_size(part, url, None)?;
+            has_room_until = part.bytes() + LOOK_EVERY;
         }
         part.write(come)?;
         progress.show(part.bytes());
@@ -283,25 +291,28 @@ fn no_model(url: &Uri) -> Failure {
     Failure::outside(format_args!("{} is no GGUF file", Told(url)))
 }
 
-/// Whether the file may be so large, and the disk has room for the rest of it.
+/// Whether the file may be so large, and the disk has room for the rest of it; where nobody says how large it is, for
+/// what comes until the next look.
 fn check_size(part: &Part, url: &Uri, total: Option<u64>) -> Result<(), Failure> {
-    let Some(total) = total else { return Ok(()) };
-    if total > BYTES_MAX {
+    if let Some(total) = total.filter(|total| *total > BYTES_MAX) {
         return Err(Failure::outside(format_args!(
             "{} has {}: that is no model",
             Told(url),
             ByteCount(total)
         )));
     }
-    let missing = total.saturating_sub(part.bytes());
+    let missing = total.map_or(LOOK_EVERY, |total| total.saturating_sub(part.bytes()));
     let Some(folder) = part.path().parent() else { return Ok(()) };
     let free = rustix::fs::statvfs(folder)
         .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
         .outside(|| format!("look at the disk of {}", folder.display()))?;
     if free < missing.saturating_add(FREE_MIN) {
+        let coming = match total {
+            Some(_) => format!("{} are", ByteCount(missing)),
+            None => "nobody says how many bytes are".to_owned(),
+        };
         return Err(Failure::outside(format_args!(
-            "{} are to come and {} are free in {}: make room there, or name a folder on another disk with --to",
-            ByteCount(missing),
+            "{coming} to come and {} are free in {}: make room there, or name a folder on another disk with --to",
             ByteCount(free),
             folder.display()
         )));

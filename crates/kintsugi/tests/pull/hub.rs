@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ struct State {
     sha256: String,
     etag: Mutex<String>,
     cut: Mutex<Cut>,
+    /// Whether the storage leaves out how long the file is, as one does that makes it while it sends.
+    is_length_left_out: AtomicBool,
     hub: Mutex<Vec<Headers>>,
     storage: Mutex<Vec<Headers>>,
     storage_url: String,
@@ -62,6 +65,7 @@ impl Hub {
             sha256: sha256.to_owned(),
             etag: Mutex::new(ETAG.to_owned()),
             cut: Mutex::new(Cut::Never),
+            is_length_left_out: AtomicBool::new(false),
             hub: Mutex::default(),
             storage: Mutex::default(),
             storage_url: format!("http://{}/blob/nano.gguf", address(&storage)),
@@ -94,6 +98,10 @@ impl Hub {
 
     pub(crate) fn cut_never(&self) {
         *self.state.cut.lock().unwrap() = Cut::Never;
+    }
+
+    pub(crate) fn leave_length_out(&self) {
+        self.state.is_length_left_out.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn another_version(&self) {
@@ -203,6 +211,8 @@ fn answer_as_storage(state: &State, _: &str, headers: &Headers, stream: &mut Tcp
     };
     let length = total - begin;
     let head = match from {
+        // The end of the connection is the file's.
+        None if state.is_length_left_out.load(Ordering::Relaxed) => format!("200 OK\r\nETag: {etag}"),
         None => format!("200 OK\r\nContent-Length: {length}\r\nETag: {etag}"),
         Some(begin) => format!(
             "206 Partial Content\r\nContent-Length: {length}\r\nETag: {etag}\r\nContent-Range: bytes {begin}-{}/{total}",

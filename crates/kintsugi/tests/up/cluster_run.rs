@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -143,7 +144,24 @@ fn a_run_on_fresh_topics_works_every_goal_once_and_a_second_one_is_not_confused_
     let cluster = Cluster::new("run");
     let missing = run_command(&cluster, "run-0", 12).output().unwrap();
     refused(&missing, 3, &["does not exist", "kintsugi topics create --log kafka://"]);
+    let there = || std::fs::read_dir(cluster.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    assert_eq!(there().collect::<Vec<_>>(), Vec::<PathBuf>::new(), "a start that is refused leaves nothing");
+    // In the folder that the run makes for itself, and with goals whose ids are too long only behind the run's.
+    let mut unnamed = cluster.command(&["run"]);
+    refused(&unnamed.arg(example()).output().unwrap(), 3, &["does not exist"]);
+    assert_eq!(there().count(), 0);
     make_topics(&cluster, "16");
+    let outside = tempfile::tempdir().unwrap();
+    let goals = outside.path().join("goals.jsonl");
+    std::fs::write(&goals, json!({"id": "x".repeat(250), "text": "Hi"}).to_string()).unwrap();
+    let mut long = cluster.command(&["run"]);
+    let long = long.arg(example()).arg("--goals").arg(&goals).output().unwrap();
+    refused(&long, 2, &["with the run's id before it", "shorten it"]);
+    // What is refused only when the folder is locked.
+    std::fs::write(&goals, json!({"kind": "nobody", "text": "Hi"}).to_string()).unwrap();
+    let mut odd = cluster.command(&["run"]);
+    refused(&odd.arg(example()).arg("--goals").arg(&goals).output().unwrap(), 2, &["nobody"]);
+    assert_eq!(there().count(), 0);
     let first = Run::start(run_command(&cluster, "run-1", 24)).summary();
     check(&cluster, &first, 24);
     assert_eq!((&first["resumed"], &first["agents"]["total"]), (&json!(false), &json!(48)));
