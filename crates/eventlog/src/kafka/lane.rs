@@ -11,10 +11,11 @@ use rdkafka::message::OwnedHeaders;
 
 use super::Shared;
 use super::headers::{Place, headers_of, with_place};
+use super::health::Health;
 use super::ledger::{GroupClient, LaneName, Ledger, Positions, offsets, store};
 use super::options::Options;
 use super::producer::{Outgoing, TopicNames, Transactor, Trouble};
-use super::view::{Health, epoch_at, time_of};
+use super::view::{epoch_at, time_of};
 use crate::error::LogError;
 use crate::log::{Append, Committed, FrameId, Lsn, Position};
 use crate::queue::{Gather, Queued, Taken, Waiting, tell};

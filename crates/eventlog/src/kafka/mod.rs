@@ -10,7 +10,7 @@
 //! write to the topics of [`Options::followed`] a thread notices; everything else is read from the broker when it is
 //! asked for.
 //!
-//! Modules in reading order: `options`, `connection`, `topics`, `headers` (a record as a message), `ledger`
+//! Modules in reading order: `options`, `connection`, `topics`, `headers` (a record as a message), `health`, `ledger`
 //! (positions and how far the lane is), `membership` (which partitions a node has), `view` (what is known in memory),
 //! `tail`, `wakeup` (waiting for a producer), `producer` (one transaction), `spent` (what it took), `lane` (the thread
 //! that writes), `follower`, `reading`, `fetch`, `replay`; without a lane `read_only` and `publisher`.
@@ -22,6 +22,7 @@ mod fetch;
 mod follower;
 mod group;
 mod headers;
+mod health;
 mod lane;
 mod ledger;
 mod membership;
@@ -48,12 +49,12 @@ use std::time::Duration;
 use kintsugi_events::Topic;
 
 pub use self::connection::Connection;
+pub use self::health::Health;
 pub use self::membership::{Change, Membership, MembershipOptions};
 pub use self::options::{Options, Predecessor, STAGES};
 pub use self::publisher::Publisher;
 pub use self::read_only::ReadOnly;
 pub use self::spent::Transactions;
-pub use self::view::Health;
 
 use self::fetch::{Fetcher, watermarks};
 use self::lane::{Lane, Prepared, start_producers};

@@ -14,6 +14,7 @@ use rdkafka::consumer::BaseConsumer;
 
 use super::connection::{Connection, Told};
 use super::fetch::{Fetcher, watermarks};
+use super::health::{Answers, Health};
 use super::ledger::Positions;
 use super::reading::Reading;
 use super::replay::{self, Sessions};
@@ -26,6 +27,9 @@ use crate::record::{Record, TopicPartition};
 
 /// How often the ends of all partitions are asked for while somebody looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long one question waits for its answer. The next is asked all the same.
+const ASK_MAX: Duration = Duration::from_secs(5);
 
 /// When nobody looked for so long, nothing is asked for any more.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
@@ -47,6 +51,7 @@ struct Shared {
     asker: Mutex<BaseConsumer<Told>>,
     /// When somebody looked last; `None` while nothing is asked for.
     looked: Mutex<Option<Instant>>,
+    answers: Answers,
     is_stopping: AtomicBool,
 }
 
@@ -83,12 +88,13 @@ impl ReadOnly {
             sessions: Sessions::new(SESSIONS_MAX, SESSION_IDLE_MAX),
             asker: Mutex::new(asker),
             looked: Mutex::new(Some(Instant::now())),
+            answers: Answers::new(Instant::now()),
             is_stopping: AtomicBool::new(false),
             connection,
             patience,
             partitions,
         });
-        shared.refresh()?;
+        shared.refresh(patience)?;
         let of_thread = Arc::clone(&shared);
         let watcher = thread::Builder::new()
             .name("kafka-watcher".to_owned())
@@ -108,8 +114,14 @@ impl ReadOnly {
 
     /// Asks the cluster for what was committed since, and returns the new end. Waiting does so by itself.
     pub fn refresh(&self) -> Result<Lsn, LogError> {
-        self.shared.refresh()?;
+        self.shared.refresh(self.shared.patience)?;
         Ok(self.shared.view.end_lsn())
+    }
+
+    /// Whether the cluster answers, as far as somebody looks.
+    pub fn health(&self) -> Health {
+        let is_asked = locked(&self.shared.looked).is_some();
+        if is_asked { self.shared.answers.health(Instant::now()) } else { Health::Up }
     }
 
     /// Notes that somebody looks. What was not asked for meanwhile is asked for now.
@@ -119,17 +131,25 @@ impl ReadOnly {
             if let Some(watcher) = &self.watcher {
                 watcher.thread().unpark();
             }
-            if let Err(error) = self.shared.refresh() {
-                tracing::debug!(%error, "ask for the ends of topics");
-            }
+            self.shared.answers.begin_anew(Instant::now());
+            self.shared.ask();
         }
     }
 }
 
 impl Shared {
-    fn refresh(&self) -> Result<(), LogError> {
+    /// Asks, and notes whether an answer came.
+    fn ask(&self) {
+        if let Err(error) = self.refresh(ASK_MAX.min(self.patience)) {
+            tracing::debug!(%error, "ask for the ends of topics");
+            self.answers.failed(error.to_string());
+        }
+    }
+
+    fn refresh(&self, patience: Duration) -> Result<(), LogError> {
         let places = self.view.places();
-        let found = watermarks(&self.connection, &locked(&self.asker), &places, self.patience)?;
+        let found = watermarks(&self.connection, &locked(&self.asker), &places, patience)?;
+        self.answers.begin_anew(Instant::now());
         let now_ms = SystemClock.now().timestamp_millis();
         self.view.refresh(places.into_iter().zip(found), now_ms);
         Ok(())
@@ -162,9 +182,7 @@ fn watch(shared: &Shared) {
             thread::park_timeout(IDLE_AFTER);
             continue;
         }
-        if let Err(error) = shared.refresh() {
-            tracing::debug!(%error, "ask for the ends of topics");
-        }
+        shared.ask();
         thread::park_timeout(LOOK_EVERY);
     }
 }

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kintsugi_events::Topic;
 
 use super::headers::{self, Read};
+use super::health::Health;
 use super::ledger::Positions;
 use super::tail::{Tail, bytes_of};
 use crate::log::{Lsn, Position};
@@ -56,21 +57,6 @@ impl Ends {
     pub(super) fn end(&self) -> u64 {
         self.certain().max(self.opened)
     }
-}
-
-/// Whether the cluster can be reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Health {
-    /// Transactions are committed.
-    #[default]
-    Up,
-    /// The cluster does not answer. What is appended waits, as far as there is room.
-    Away {
-        /// Since when.
-        since: Instant,
-        /// The last reason that is known.
-        reason: String,
-    },
 }
 
 #[derive(Debug, Default)]

@@ -88,7 +88,9 @@ impl Cluster {
 
     /// That the cluster does not answer, where that is so: since when, and why.
     pub(crate) fn away(&self) -> Option<Away> {
-        self.opened.away()
+        // Lanes notice it by what they write, and one that has nothing to write never.
+        let of_reader = Away::of(self.reader.health());
+        self.opened.away().into_iter().chain(of_reader).min_by_key(|away| away.since)
     }
 
     /// How the cluster is spoken to.

@@ -17,6 +17,16 @@ pub(crate) struct Away {
     reason: String,
 }
 
+impl Away {
+    /// Nothing where the cluster answers.
+    pub(super) fn of(health: Health) -> Option<Self> {
+        match health {
+            Health::Up => None,
+            Health::Away { since, reason } => Some(Self { since, reason }),
+        }
+    }
+}
+
 impl fmt::Display for Away {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { since, reason } = self;
@@ -45,10 +55,7 @@ impl Opened {
     pub(super) fn away(&self) -> Option<Away> {
         let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         opened.retain(|_, log| log.strong_count() > 0);
-        let away = opened.values().filter_map(Weak::upgrade).filter_map(|log| match log.health() {
-            Health::Up => None,
-            Health::Away { since, reason } => Some(Away { since, reason }),
-        });
+        let away = opened.values().filter_map(Weak::upgrade).filter_map(|log| Away::of(log.health()));
         away.min_by_key(|away| away.since)
     }
 }

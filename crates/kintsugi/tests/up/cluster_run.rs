@@ -39,8 +39,11 @@ impl Run {
 
     /// Waits until it says something that fits.
     fn wait_for(&mut self, fits: impl Fn(&str) -> bool) {
+        let begun = Instant::now();
         loop {
-            let Ok(line) = self.said.recv_timeout(PATIENCE) else { panic!("it only said {:?}", self.heard) };
+            // It tells its progress all the while.
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            let Ok(line) = self.said.recv_timeout(left) else { panic!("it only said {:?}", self.heard) };
             self.heard.push(line.clone());
             if fits(&line) {
                 return;

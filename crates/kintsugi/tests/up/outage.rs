@@ -82,7 +82,18 @@ fn outage(name: &str, outage: Duration) {
     most = most.max(resident_bytes(node.pid()));
     let results = cluster.lines(&["watch", "results", "--from-beginning", "--until-end"]);
     assert_eq!(results.len(), ids.len() + 1, "each goal once, and none that was refused");
-    assert!(node.get("/metrics").text.contains("\nkintsugi_log_up 1"));
+    let metrics = node.get("/metrics").text;
+    assert!(metrics.contains("\nkintsugi_log_up 1"), "{metrics}");
+    assert!(
+        metrics.contains("\nkintsugi_contradictions 0"),
+        "what was read once more is not counted again: {metrics}"
+    );
+    // A node that has nothing to write notices it too.
+    broker.kill().unwrap();
+    until("the idle node says that it is not ready", || node.get("/readyz").status == 503);
+    is_away(&node);
+    broker.restart().unwrap();
+    wait_until_ready(&node);
     println!(
         "away for {away:?}, noticed after {noticed:?}, ready {ready:?} after the broker was started; resident {} MiB \
          before, {} MiB at most",
@@ -93,7 +104,7 @@ fn outage(name: &str, outage: Duration) {
     let (status, said) = node.signal("TERM");
     assert_eq!(status, Some(0), "{said}");
     for words in ["Kafka has not answered for", "Kafka answers again"] {
-        assert_eq!(said.matches(words).count(), 1, "{words:?} is to be said once: {said}");
+        assert_eq!(said.matches(words).count(), 2, "{words:?} is to be said once for each outage: {said}");
     }
 }
 
