@@ -36,9 +36,12 @@ pub(crate) fn run(brokers: &Arc<str>, mut prepared: Prepared<'_>) -> Result<(), 
     // Keeps every other process out of the folder from here on.
     let _lock = backbone::lock(&prepared.folder.path)?;
     let reader = cluster.reader().clone();
-    if !prepared.folder.is_resumed {
-        let prefix = settings.kafka.prefix.clone();
-        prepared.folder.manifest.cluster = Some(OnCluster { prefix, from: reader.end_lsn() });
+    match &mut prepared.folder.manifest.cluster {
+        Some(begun) if prepared.folder.is_resumed => begun.check_kept(reader.as_ref())?,
+        cluster => {
+            let (prefix, partitions) = (settings.kafka.prefix.clone(), reader.partition_count());
+            *cluster = Some(OnCluster::begin(prefix, reader.as_ref(), partitions));
+        }
     }
     let Begun { mut example, backends, folder, .. } = prepared.begin()?;
     let from = folder.manifest.cluster.as_ref().map(|cluster| cluster.from).unwrap_or_default();

@@ -4,7 +4,8 @@ use std::fs::{remove_dir_all, remove_file};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use kintsugi_eventlog::Lsn;
+use kintsugi_eventlog::{LogReader, Lsn, TopicPartition};
+use kintsugi_events::Topic;
 use kintsugi_types::{Clock, RunId, SystemClock, SystemIds, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -48,12 +49,48 @@ pub(crate) struct Manifest {
 }
 
 /// Where the events of a run lie that is worked on a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OnCluster {
     /// What the names of its topics begin with.
     pub(crate) prefix: String,
     /// No event of the run lies before this.
     pub(crate) from: Lsn,
+    /// Where the partitions of the goals ended when it began.
+    #[serde(default)]
+    pub(crate) goals: Vec<u64>,
+    /// The same of the results.
+    #[serde(default)]
+    pub(crate) results: Vec<u64>,
+}
+
+impl OnCluster {
+    /// A run that begins now.
+    pub(crate) fn begin(prefix: String, log: &dyn LogReader, partitions: u32) -> Self {
+        let ends = |topic| {
+            let of = |partition| log.end_offset(TopicPartition::new(topic, partition));
+            (0..partitions).map(of).collect()
+        };
+        Self { prefix, from: log.end_lsn(), goals: ends(Topic::Goals), results: ends(Topic::Results) }
+    }
+
+    /// Refuses to go on where the cluster has deleted what tells which goals were published and have ended: a goal
+    /// that its lane knows would be waited for without end.
+    pub(crate) fn check_kept(&self, log: &dyn LogReader) -> Result<(), Failure> {
+        for (topic, ends) in [(Topic::Goals, &self.goals), (Topic::Results, &self.results)] {
+            for (partition, end) in (0..).zip(ends) {
+                let at = TopicPartition::new(topic, partition);
+                let start = log.start_offset(at);
+                if start > *end {
+                    return Err(Failure::outside(format_args!(
+                        "{at} begins at {start}, and the run began at {end}: the cluster has deleted events of the run, \
+                         so what became of its goals is not known; begin anew with another --data-dir, and keep the \
+                         topics for longer (`retention.ms`)"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A run's folder.
@@ -191,7 +228,9 @@ impl Wanted<'_> {
                 started_at: SystemClock.now(),
                 is_finished: false,
                 is_served: false,
-                cluster: self.cluster.map(|prefix| OnCluster { prefix: prefix.to_owned(), from: Lsn(0) }),
+                cluster: self
+                    .cluster
+                    .map(|prefix| OnCluster { prefix: prefix.to_owned(), ..OnCluster::default() }),
                 roster: None,
             },
             is_resumed: false,

@@ -81,20 +81,44 @@ const HEADER_END: &str = "\u{1f}";
 /// Deletes what the broker keeps of a consumer group that has no members, as it does by itself where nobody stored
 /// anything for a week.
 pub fn delete_group_with_java(brokers: &str, group: &str) -> Result<(), BrokerError> {
+    let class = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+    administer(brokers, class, &["--delete", "--group", group], "was successful")
+}
+
+/// Deletes the records of `topic/partition` below `offset`, as a topic's retention does.
+pub fn delete_below_with_java(
+    brokers: &str,
+    topic: &str,
+    partition: u32,
+    offset: u64,
+) -> Result<(), BrokerError> {
+    let io = |source| BrokerError::Io { what: "write the offsets to delete below".to_owned(), source };
+    let path = std::env::temp_dir().join(format!("{topic}-{partition}-{offset}.json"));
+    let place = format!(r#"{{"topic":"{topic}","partition":{partition},"offset":{offset}}}"#);
+    std::fs::write(&path, format!(r#"{{"version":1,"partitions":[{place}]}}"#)).map_err(io)?;
+    let file = path.to_string_lossy();
+    let class = "org.apache.kafka.tools.DeleteRecordsCommand";
+    let outcome = administer(brokers, class, &["--offset-json-file", &file], "low_watermark");
+    std::fs::remove_file(&path).map_err(io)?;
+    outcome
+}
+
+/// Runs one of Kafka's commands, which says `words` where it did what it was asked for.
+fn administer(brokers: &str, class: &str, arguments: &[&str], words: &str) -> Result<(), BrokerError> {
     jars::check_java()?;
     let jars = shared::fetch_jars()?;
     let output = Command::new("java")
         .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp"])
         .arg(format!("{}/*", jars.display()))
-        .args(["org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "--bootstrap-server", brokers])
-        .args(["--delete", "--group", group])
+        .args([class, "--bootstrap-server", brokers])
+        .args(arguments)
         .stdin(Stdio::null())
         .output()
         .map_err(|source| BrokerError::Io { what: "run the Java client".to_owned(), source })?;
-    if output.status.success() && String::from_utf8_lossy(&output.stdout).contains("was successful") {
+    if output.status.success() && String::from_utf8_lossy(&output.stdout).contains(words) {
         return Ok(());
     }
-    Err(BrokerError::Failed { what: format!("delete the group {group}"), printed: printed(&output) })
+    Err(BrokerError::Failed { what: format!("{class} {}", arguments.join(" ")), printed: printed(&output) })
 }
 
 /// So long nothing may come before that is taken for the end of the topic, in milliseconds. The client waits for it

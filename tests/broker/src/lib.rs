@@ -21,7 +21,9 @@ mod tls;
 use std::path::{Path, PathBuf};
 
 pub use broker::Broker;
-pub use client::{JavaRecord, delete_group_with_java, read_with_java, send_with_java};
+pub use client::{
+    JavaRecord, delete_below_with_java, delete_group_with_java, read_with_java, send_with_java,
+};
 pub use error::BrokerError;
 pub use tls::Secured;
 

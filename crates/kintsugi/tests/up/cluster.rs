@@ -13,9 +13,9 @@ use crate::node::{Node, PATIENCE, example_goals, refused};
 
 /// Topics of a test's own on the broker that tests share.
 pub(crate) struct Cluster {
-    brokers: String,
+    pub(crate) brokers: String,
     log: String,
-    prefix: String,
+    pub(crate) prefix: String,
     pub(crate) folder: tempfile::TempDir,
 }
 

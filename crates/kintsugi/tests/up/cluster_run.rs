@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use kintsugi_broker::Broker;
+use kintsugi_broker::{Broker, delete_below_with_java};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, wait_until_ready};
@@ -206,6 +206,22 @@ fn a_run_that_is_interrupted_and_killed_publishes_nothing_twice_when_it_goes_on(
     let summary = start().summary();
     assert_eq!(summary["resumed"], true);
     check(&cluster, &summary, GOALS);
+}
+
+#[test]
+fn a_run_whose_events_the_cluster_has_deleted_does_not_wait_for_them() {
+    let cluster = Cluster::new("deleted-run");
+    make_topics(&cluster, "1");
+    let start = || Run::start(run_command(&cluster, "run", 300));
+    let interrupted = start();
+    wait_for_results(&cluster, 1);
+    interrupted.signal("INT");
+    assert_eq!(interrupted.end().0, Some(130));
+    delete_below_with_java(&cluster.brokers, &format!("{}.goals", cluster.prefix), 0, 1).unwrap();
+    let (status, _, said) = start().end();
+    assert_eq!(status, Some(3), "{said}");
+    assert!(said.contains("the cluster has deleted events of the run"), "{said}");
+    assert!(said.contains("begin anew with another --data-dir"), "{said}");
 }
 
 #[test]
