@@ -1,7 +1,6 @@
 //! The log that a node works on, whichever it is.
 
-use std::fs::{File, TryLockError};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use kintsugi_runtime::{Lanes, Node};
 
 use crate::cluster::{Away, Cluster};
 use crate::failure::{Explain as _, Failure};
+use crate::file_lock;
 use crate::log_choice::LogChoice;
 use crate::resolved::Resolved;
 use crate::run_folder::RunFolder;
@@ -105,16 +105,8 @@ pub(crate) fn lock(folder: &Path) -> Result<File, Failure> {
         ))
     };
     let file = File::options().create(true).append(true).open(&path).outside(what)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(busy()),
-        Err(TryLockError::Error(error)) => return Err(error).outside(what),
-    }
-    // A start that was refused may have taken the file away between the two: it locks nothing then.
-    let (opened, there) = (file.metadata().outside(what)?, std::fs::metadata(&path));
-    if !there.is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())) {
-        return Err(busy());
-    }
+    // A start that was refused may take the file away meanwhile.
+    file_lock::lock(&file, &path, busy)?;
     Ok(file)
 }
 

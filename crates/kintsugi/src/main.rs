@@ -13,6 +13,7 @@ mod doctor;
 mod documents;
 mod example;
 mod failure;
+mod file_lock;
 mod goal_check;
 mod goal_feed;
 mod goals_file;

@@ -1,9 +1,8 @@
 //! The part of a file that is there already, so that a pull that was cut off goes on.
 
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use ring::digest::{Context, SHA256};
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::server::Rest;
 use crate::failure::{Explain as _, Failure};
+use crate::file_lock;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -41,16 +41,8 @@ impl Part {
         let busy = || Failure::outside(format_args!("{} is being pulled already", target.display()));
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = file.outside(what)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(busy()),
-            Err(TryLockError::Error(error)) => return Err(error).outside(what),
-        }
-        // Another pull may have ended between the two, and the file that was opened is the model now.
-        let (opened, there) = (file.metadata().outside(what)?, std::fs::metadata(&path));
-        if !there.is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())) {
-            return Err(busy());
-        }
+        // Another pull may end meanwhile, and the file that was opened be the model.
+        file_lock::lock(&file, &path, busy)?;
         let bytes = file.seek(SeekFrom::End(0)).outside(what)?;
         let url = blake3::hash(url.as_bytes()).to_hex().to_string();
         let version = std::fs::read(beside(target, "part.version")).ok();
