@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kintsugi_eventlog::LogReader as _;
 use kintsugi_events::Goal;
 use kintsugi_runtime::Node;
 use kintsugi_types::{GoalId, RunId, TenantId};
