@@ -2,7 +2,8 @@
 """Publishes goals: JSON lines from a file or standard input, or one in words.
 
     publish_goals.py goals.jsonl
-    publish_goals.py --text "Where is my order 54011?"
+    publish_goals.py < goals.jsonl
+    publish_goals.py --text "Write a haiku about parcels."
 
 A goal is plain JSON without a header; only `text` is required. A goal that may be sent twice needs an `id`: the second
 one is not run again.
