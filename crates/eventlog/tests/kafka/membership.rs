@@ -191,13 +191,37 @@ fn a_member_with_a_name_has_its_partitions_again_after_a_restart() {
     assert!(second.lost().is_empty() || second.lost() == had, "{:?}", second.changes);
 }
 
-/// Whether the group has members, and hands nothing out just now.
-fn has_settled(topics: &Topics, anybody: &BaseConsumer) -> bool {
+#[test]
+fn one_that_never_had_anything_is_missed_by_nobody() {
+    let topics = Topics::new(1);
+    let anybody: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", &*topics.connection.brokers).create().expect("a client");
+    // Longer than anything is waited for.
+    let session = LONG * 2;
+    let mut stays = Node::join(&topics, None, session);
+    wait_for(&mut [&mut stays], &[1]);
+    let passes = Node::join(&topics, None, session);
+    wait_until_members(&topics, &anybody, 2);
+    passes.membership.leave();
+    wait_until_members(&topics, &anybody, 1);
+}
+
+/// Waits until the group has settled with so many members.
+fn wait_until_members(topics: &Topics, anybody: &BaseConsumer, count: usize) {
+    let begun = Instant::now();
+    while members(topics, anybody) != Some(count) {
+        assert!(begun.elapsed() < LONG, "{:?} for {count}", members(topics, anybody));
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// How many members the group has, unless it is handing out just now.
+fn members(topics: &Topics, anybody: &BaseConsumer) -> Option<usize> {
     let group = MembershipOptions::new(topics.connection.clone()).group;
-    let list = anybody.fetch_group_list(Some(&*group), Duration::from_secs(5));
-    list.is_ok_and(|list| {
-        list.groups().iter().any(|found| found.name() == &*group && found.state() == "Stable")
-    })
+    let list = anybody.fetch_group_list(Some(&*group), Duration::from_secs(5)).ok()?;
+    let mut groups = list.groups().iter();
+    let found = groups.find(|found| found.name() == &*group && found.state() == "Stable")?;
+    Some(found.members().len())
 }
 
 #[test]
@@ -222,7 +246,7 @@ fn a_broker_that_is_away_longer_than_the_session_interrupts_no_lane() {
         // A broker that has just begun takes everybody for a member that was one: only who still is when a session has
         // gone by is there again. One that is not would get its partitions back from the new member.
         let begun = Instant::now();
-        while begun.elapsed() < longer || !has_settled(&topics, &anybody) {
+        while begun.elapsed() < longer || members(&topics, &anybody).is_none() {
             assert!(begun.elapsed() < LONG, "the group does not settle");
             std::thread::park_timeout(Duration::from_millis(100));
         }
